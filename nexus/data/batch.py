@@ -1,0 +1,103 @@
+"""What travels from the data to the model: `Sample` out of a source, `Batch` into a training step."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of a source. `label` is -1 where there is none; `name` is its name inside the source."""
+
+    image: Any
+    name: str
+    index: int
+    label: int = -1
+
+
+@dataclass(frozen=True)
+class Fault:
+    """An image that could not be used: its name inside the source, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Which patches of the global crops the student does not see (iBOT).
+
+    `index` holds the flat positions of the hidden patches in the `crops * patches` table, ascending;
+    `weight[i]` is 1 / (number of hidden patches in the crop of `index[i]`), so each masked crop weighs 1.
+    """
+
+    grid: Bool[Tensor, "crops patches"]
+    index: Int[Tensor, " masked"]
+    weight: Float[Tensor, " masked"]
+
+    @classmethod
+    def from_grid(cls, grid: Bool[Tensor, "crops patches"]) -> "Masks":
+        """Derive the flat index and the weights from the boolean grid."""
+        index = grid.flatten().nonzero().flatten()
+        per_crop = grid.sum(dim=1, dtype=torch.float32).clamp(min=1.0)
+        weight = (1.0 / per_crop).unsqueeze(1).expand(grid.shape)[grid]
+        return cls(grid=grid, index=index, weight=weight)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Crops and masks of one micro-batch. Crops are crop-major: row `c * images + b` is crop `c` of image `b`.
+
+    As collated, crops are uint8 in 0..255; `normalize` makes them float. `local_crops` has zero rows where
+    the recipe uses none.
+    """
+
+    global_crops: Shaped[Tensor, "global_rows chans height width"]
+    local_crops: Shaped[Tensor, "local_rows chans local_height local_width"]
+    masks: Masks
+    images: int
+    """Number of images `B`; there are 2B global and L·B local rows."""
+    faults: tuple[Fault, ...] = ()
+
+    @property
+    def local_count(self) -> int:
+        """Local crops per image."""
+        return self.local_crops.shape[0] // self.images
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
+        """The same batch on another device."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=non_blocking)
+
+        masks = Masks(move(self.masks.grid), move(self.masks.index), move(self.masks.weight))
+        return replace(
+            self,
+            global_crops=move(self.global_crops),
+            local_crops=move(self.local_crops),
+            masks=masks,
+        )
+
+    def normalized(
+        self, mean: Float[Tensor, " chans"], std: Float[Tensor, " chans"]
+    ) -> "Batch":
+        """uint8 crops as float32 `(x / 255 - mean) / std`, per channel."""
+        return replace(
+            self,
+            global_crops=normalize(self.global_crops, mean, std),
+            local_crops=normalize(self.local_crops, mean, std),
+        )
+
+
+def normalize(
+    pixels: Shaped[Tensor, "rows chans height width"],
+    mean: Float[Tensor, " chans"],
+    std: Float[Tensor, " chans"],
+) -> Float[Tensor, "rows chans height width"]:
+    """`(pixels / 255 - mean) / std` in float32, on the device of `pixels`."""
+    mean = mean.to(pixels.device).view(1, -1, 1, 1)
+    std = std.to(pixels.device).view(1, -1, 1, 1)
+    return (pixels.float() / 255.0 - mean) / std
