@@ -9,8 +9,9 @@ The distribution is the official one (BEiT's block-wise masking, stratified over
 
 Stratified means that every batch covers the whole range of ratios; at the defaults a masked crop
 hides 0.298 of its patches on average. One correction: a rectangle may cover at most half of the
-patches, exactly `rows * cols // 2`; the official code evaluates `0.5 * size // patch * size // patch`
-from the left and gets 666 instead of 684 at 518/14 (an even size / patch comes out right).
+patches, exactly `rows * cols // 2`; the official code evaluates
+`0.5 * size // patch * size // patch` from the left and gets 666 instead of 684 at 518/14 (where
+size / patch is even it is right).
 """
 
 import math
@@ -51,19 +52,17 @@ class MaskConfig(Config):
     @model_validator(mode="after")
     def _ordered(self) -> "MaskConfig":
         if self.ratio_min > self.ratio_max:
-            raise ValueError(
-                f"ratio_min={self.ratio_min} is above ratio_max={self.ratio_max}; exchange them"
-            )
+            raise ValueError(f"ratio_min={self.ratio_min} is above ratio_max={self.ratio_max}; exchange them")
         return self
 
 
 class BlockMasker:
     """Draws the masks of a batch for crops of `rows` × `cols` patches.
 
-    Tiny grids follow three milder rules, none of which touches grids of 6 × 6 and more: the smallest
-    block is an eighth of the patches (4 × 4: two, 2 × 2: one) rather than four; along a side of one
-    patch a block may span the side (else it must leave a row and a column free); and a crop chosen for
-    masking has a target of at least one patch where `ratio_max` allows one.
+    Tiny grids follow three milder rules, none of which touches grids of 6 × 6 and more: the
+    smallest block is an eighth of the patches (4 × 4: two, 2 × 2: one) rather than four; along a
+    side of one patch a block may span the side (else it must leave a row and a column free); and a
+    crop chosen for masking has a target of at least one patch where `ratio_max` allows one.
     """
 
     def __init__(self, config: MaskConfig, rows: int, cols: int) -> None:
@@ -93,10 +92,8 @@ class BlockMasker:
         least = min(1, int(self.patches * self.config.ratio_max))
         return [max(least, int(self.patches * ratio)) for ratio in ratios.tolist()]
 
-    def _blocks(
-        self, mask: Bool[np.ndarray, "rows cols"], target: int, rng: np.random.Generator
-    ) -> None:
-        """Hide rectangles in `mask`, in place, until `target` is met or no more is found that fits."""
+    def _blocks(self, mask: Bool[np.ndarray, "rows cols"], target: int, rng: np.random.Generator) -> None:
+        """Hide rectangles in `mask`, in place, until `target` is met or no other is found."""
         hidden = 0
         while hidden < target:
             added = self._block(mask, min(target - hidden, self.block_max), rng)
@@ -104,10 +101,8 @@ class BlockMasker:
                 return
             hidden += added
 
-    def _block(
-        self, mask: Bool[np.ndarray, "rows cols"], most: int, rng: np.random.Generator
-    ) -> int:
-        """Hide one rectangle that adds 1..`most` patches; return how many, 0 after `TRIES` misses."""
+    def _block(self, mask: Bool[np.ndarray, "rows cols"], most: int, rng: np.random.Generator) -> int:
+        """Hide one rectangle that adds 1..`most` patches; return how many, 0 if none was found."""
         for area, aspect, down, across in rng.random((TRIES, 4)).tolist():
             area = self.block_min + area * (most - self.block_min)
             aspect = math.exp(LOG_ASPECT * (2 * aspect - 1))

@@ -183,7 +183,7 @@ class CropParameters:
 
 @dataclass(frozen=True)
 class MultiCrops:
-    """The crops of one image as bytes, with the decisions behind them in the order of `__call__`."""
+    """The crops of one image as bytes; `parameters` says how: global 1, global 2, local 1, ..."""
 
     global_crops: UInt8[Tensor, "2 3 side side"]
     local_crops: UInt8[Tensor, "locals 3 local_side local_side"]
@@ -240,11 +240,9 @@ class MultiCropAugmentation:
     def crops(self, image: Image.Image, rng: np.random.Generator) -> MultiCrops:
         """The crops of one image of any size as bytes; all randomness comes from `rng`."""
         image = as_rgb(image)
-        globals_: tuple[Kind, ...] = ("global1", "global2")
-        locals_: tuple[Kind, ...] = ("local",) * self.config.local_number
-        drawn = tuple(
-            draw_parameters(image.size, kind, self.config, rng) for kind in globals_ + locals_
-        )
+        kinds: list[Kind] = ["global1", "global2"]
+        kinds.extend("local" for _ in range(self.config.local_number))
+        drawn = tuple(draw_parameters(image.size, kind, self.config, rng) for kind in kinds)
         pixels = [apply_parameters(image, parameters, self.config) for parameters in drawn]
         side = self.config.local_size
         empty = torch.empty((0, 3, side, side), dtype=torch.uint8)
@@ -335,10 +333,8 @@ def _draw_box(
     return Box((height - h) // 2, (width - w) // 2, h, w)
 
 
-def _draw_jitter(
-    config: CropConfig, rng: np.random.Generator
-) -> tuple[tuple[Operation, float], ...]:
-    """The jitter operations in random order with their factors; those of strength 0 are left out."""
+def _draw_jitter(config: CropConfig, rng: np.random.Generator) -> tuple[tuple[Operation, float], ...]:
+    """The jitter operations in random order with their factors, without those of strength 0."""
     factors: list[tuple[Operation, float]] = []
     relative: list[tuple[Operation, float]] = [
         ("brightness", config.brightness),

@@ -26,8 +26,8 @@ LONGEST_ASPECT = 8
 class EvalTransform:
     """PIL image -> uint8 CHW: shorter side to `resize` (bicubic, antialiased), central square.
 
-    The pixels are those of the official evaluation, `Resize(resize, BICUBIC)` and `CenterCrop(size)`
-    on PIL images, without the normalisation, which belongs on the device.
+    The pixels are those of the official evaluation, `Resize(resize, BICUBIC)` and
+    `CenterCrop(size)` on PIL images, without the normalisation, which belongs on the device.
     """
 
     resize: int
@@ -36,8 +36,8 @@ class EvalTransform:
     def __post_init__(self) -> None:
         if not 0 < self.size <= self.resize:
             raise ConfigError(
-                f"resize={self.resize} must be at least size={self.size}, and both positive: the crop "
-                "is cut out of the resized image; EvalTransform.for_size(size) takes the usual 256 : 224"
+                f"resize={self.resize} must be at least size={self.size}, and both positive: the "
+                "crop is cut out of the resized image; EvalTransform.for_size(size) takes 256 : 224"
             )
 
     @classmethod
