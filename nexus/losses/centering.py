@@ -1,0 +1,198 @@
+"""How teacher logits become targets: softmax around a moving centre, or Sinkhorn-Knopp.
+
+Both have the same face, so a model holds either:
+
+    probs = centering.targets(logits, temperature)     # what this step's student learns from
+    centering.observe(logits)                          # once per micro-batch
+    centering.apply()                                  # once per step, on every process
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nexus.distributed import all_reduce_max, all_reduce_sum
+from nexus.errors import choose
+from nexus.losses.numerics import full_dtype, no_autocast, row_slices
+
+
+class SoftmaxCentering(nn.Module):
+    """Centred softmax of DINO (arXiv 2104.14294, equation 4): the only loss part with a state.
+
+    ::
+
+        targets = softmax((logits - center) / temperature)
+        center  = momentum * center + (1 - momentum) * mean of the step's logits
+
+    `targets` uses the centre as it stands. Called before `apply`, as the official code does, step t
+    uses the statistics of steps before t. `center` is (1, prototypes), zero at first, and saved;
+    what `observe` has gathered since the last `apply` is not saved.
+    """
+
+    center: Float[Tensor, "1 prototypes"]
+    pending: Float[Tensor, "1 prototypes"]
+
+    def __init__(self, prototypes: int, momentum: float = 0.9) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("center", torch.zeros(1, prototypes))
+        self.register_buffer("pending", torch.zeros(1, prototypes), persistent=False)
+        self.rows = 0
+
+    def reset_parameters(self) -> None:
+        """Forget everything, for a module that was built on the meta device."""
+        self.center.zero_()
+        self.pending.zero_()
+        self.rows = 0
+
+    @torch.no_grad()
+    def targets(
+        self, logits: Float[Tensor, "rows prototypes"], temperature: float
+    ) -> Float[Tensor, "rows prototypes"]:
+        """Probabilities of each row under the present centre; nothing is updated."""
+        with no_autocast(logits.device):
+            dtype = full_dtype(logits.dtype)
+            centred = logits.to(dtype) - self.center.to(dtype)
+            return centred.div_(temperature).softmax(dim=1)
+
+    @torch.no_grad()
+    def observe(self, logits: Float[Tensor, "rows prototypes"]) -> None:
+        """Add the logits of one micro-batch to the statistics of the step."""
+        self.pending += logits.sum(dim=0, keepdim=True, dtype=self.pending.dtype)
+        self.rows += len(logits)
+
+    @torch.no_grad()
+    def apply(self, fn: Callable[[nn.Module], None] | None = None) -> "SoftmaxCentering":
+        """Fold the step's mean into the centre and start over; every process must call it.
+
+        Each process averages its own rows, then the means of the processes are averaged, each
+        weighing the same (official code). A process without rows is left out; without any rows the
+        centre stays. With a function this is `nn.Module.apply`, whose name it shares.
+        """
+        if fn is not None:
+            return super().apply(fn)
+        mean = self.pending / max(1, self.rows)
+        voted = torch.full_like(mean[:, :1], float(self.rows > 0))
+        total = all_reduce_sum(torch.cat([mean, voted], dim=1))
+        means, voters = total[:, :-1], total[:, -1:]
+        step = (means / voters.clamp(min=1.0) - self.center) * (1.0 - self.momentum)
+        self.center += torch.where(voters > 0, step, 0.0)
+        self.pending.zero_()
+        self.rows = 0
+        return self
+
+    def update(self, logits: Float[Tensor, "rows prototypes"]) -> None:
+        """`observe` and `apply` in one call."""
+        self.observe(logits)
+        self.apply()
+
+
+class SinkhornKnopp(nn.Module):
+    """`sinkhorn_knopp` with the face of `SoftmaxCentering`, but without a state to update."""
+
+    def __init__(self, iterations: int = 3) -> None:
+        super().__init__()
+        self.iterations = iterations
+
+    def targets(
+        self, logits: Float[Tensor, "rows prototypes"], temperature: float
+    ) -> Float[Tensor, "rows prototypes"]:
+        """Probabilities of each row, balanced over the rows of all processes."""
+        return sinkhorn_knopp(logits, temperature, self.iterations)
+
+    def observe(self, logits: Float[Tensor, "rows prototypes"]) -> None:
+        """Nothing: the targets of a step depend on that step alone."""
+
+    def apply(self, fn: Callable[[nn.Module], None] | None = None) -> "SinkhornKnopp":
+        """Nothing; with a function, `nn.Module.apply`."""
+        return self if fn is None else super().apply(fn)
+
+    def update(self, logits: Float[Tensor, "rows prototypes"]) -> None:
+        """Nothing."""
+
+
+Centering = SoftmaxCentering | SinkhornKnopp
+
+
+@torch.no_grad()
+def sinkhorn_knopp(
+    logits: Float[Tensor, "rows prototypes"], temperature: float, iterations: int = 3
+) -> Float[Tensor, "rows prototypes"]:
+    """Teacher probabilities that use all prototypes about equally (SwAV, arXiv 2006.09882).
+
+    The official iteration, on `Q = exp(logits / temperature)`::
+
+        repeat:  Q[:, k] /= sum over rows of Q[:, k]          and / prototypes
+                 Q[b, :] /= sum over prototypes of Q[b, :]    and / rows
+        probs = Q * rows
+
+    The constants cancel, and a step only rescales rows and columns, so two vectors say it all::
+
+        z = logits / temperature
+        repeat:  v[k] = logsumexp over b of (z[b, k] - u[b])
+                 u[b] = logsumexp over k of (z[b, k] - v[k])
+        probs = exp(z - u - v)
+
+    Nothing overflows or divides by zero, however far a row lies below the largest logit; each row
+    sums to 1. "Over b" means over the rows of all processes, which may hold different numbers of
+    rows, even none; every process must call it. `iterations` >= 1.
+    """
+    with no_autocast(logits.device):
+        scale = _Scaled(logits, temperature)
+        u = torch.zeros(len(logits), 1, dtype=scale.dtype, device=logits.device)
+        for _ in range(iterations):
+            v = scale.column_logsumexp(u)
+            u = scale.row_logsumexp(v)
+        return scale.probabilities(u, v)
+
+
+class _Scaled:
+    """`logits / temperature` in full precision, made slice by slice, never as a whole."""
+
+    def __init__(self, logits: Tensor, temperature: float) -> None:
+        self.logits = logits
+        self.temperature = temperature
+        self.dtype = full_dtype(logits.dtype)
+        self.slices = list(row_slices(*logits.shape))
+
+    def __getitem__(self, part: slice) -> Tensor:
+        return self.logits[part].to(self.dtype) / self.temperature
+
+    def column_logsumexp(self, u: Tensor) -> Tensor:
+        """`v` (1, prototypes): over the rows of all processes, shifted by each largest entry."""
+        largest = self.logits.new_full((1, self.logits.shape[1]), float("-inf"), dtype=self.dtype)
+        for part in self.slices:
+            largest = largest.maximum((self[part] - u[part]).amax(dim=0, keepdim=True))
+        largest = all_reduce_max(largest)
+        total = torch.zeros_like(largest)
+        for part in self.slices:
+            total += (self[part] - u[part]).sub_(largest).exp_().sum(dim=0, keepdim=True)
+        return largest + all_reduce_sum(total).log()
+
+    def row_logsumexp(self, v: Tensor) -> Tensor:
+        """`u` (rows, 1): over the prototypes of each row."""
+        parts = [(self[part] - v).logsumexp(dim=1, keepdim=True) for part in self.slices]
+        return torch.cat(parts) if parts else self.logits.new_zeros(0, 1, dtype=self.dtype)
+
+    def probabilities(self, u: Tensor, v: Tensor) -> Tensor:
+        """`exp(z - u - v)`."""
+        probs = torch.empty(self.logits.shape, dtype=self.dtype, device=self.logits.device)
+        for part in self.slices:
+            probs[part] = self[part].sub_(v).sub_(u[part]).exp_()
+        return probs
+
+
+_KINDS: dict[str, Callable[[int, float], Centering]] = {
+    "centering": SoftmaxCentering,
+    "sinkhorn_knopp": lambda prototypes, momentum: SinkhornKnopp(),
+}
+
+
+def build_centering(
+    kind: Literal["centering", "sinkhorn_knopp"], prototypes: int, momentum: float = 0.9
+) -> Centering:
+    """The centering called `kind`; Sinkhorn-Knopp needs neither `prototypes` nor `momentum`."""
+    return choose(kind, _KINDS, "centering")(prototypes, momentum)
