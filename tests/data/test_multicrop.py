@@ -3,7 +3,6 @@
 import io
 import math
 from dataclasses import fields, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +13,6 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from nexus.config import build
-from nexus.data.contact_sheet import caption, contact_sheet, main
-from nexus.data.masking import BlockMasker, MaskConfig
 from nexus.data.multicrop import (
     PRESETS,
     Box,
@@ -391,37 +388,6 @@ def test_solarize_is_left_to_the_second_global_crop_and_obeys_its_threshold() ->
     pixels = apply_parameters(ramp, plain((16, 16), "global2", solarize=True), config)
     values = np.arange(256)
     assert pixels[0].flatten().tolist() == np.where(values < 200, values, 255 - values).tolist()
-
-
-@pytest.mark.parametrize(("number", "size"), [(8, (300, 200)), (0, (200, 300)), (11, (9, 400))])
-def test_contact_sheet_shows_the_crops(number: int, size: tuple[int, int]) -> None:
-    augmentation = MultiCropAugmentation(local_crops_number=number, global_size=56, local_size=28)
-    crops = augmentation.crops(photo(*size), np.random.default_rng(0))
-    masks = BlockMasker(MaskConfig(probability=1.0), 4, 4).batch(2, np.random.default_rng(0))
-    sheet = contact_sheet(photo(*size), crops, masks)
-    bare = contact_sheet(photo(*size), crops, torch.zeros_like(masks))
-    assert sheet.size[0] > 1000
-    assert sheet.tobytes() != bare.tobytes()
-
-
-def test_caption_names_what_was_done() -> None:
-    parameters = plain((30, 20), jitter=(("hue", 0.05), ("contrast", 0.9)), blur=1.26, flip=True)
-    assert caption(parameters) == ["30 x 20 px", "flip, blur 1.3", "hue +0.05   con 0.90"]
-
-
-def test_command_writes_a_sheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source, target = tmp_path / "photo.jpg", tmp_path / "sheet.png"
-    photo().save(source)
-    assert main([str(source), "--out", str(target), "--preset", "byol", "--patch", "16"]) == 0
-    assert capsys.readouterr().out == f"{target}\n"
-    with Image.open(target) as sheet:
-        assert sheet.format == "PNG"
-
-
-def test_command_explains_an_unreadable_photo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main([str(tmp_path / "nothing.jpg")])
-    assert "nothing.jpg" in capsys.readouterr().err
 
 
 def test_every_field_is_documented() -> None:
