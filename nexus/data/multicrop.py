@@ -276,8 +276,7 @@ def apply_parameters(
     """One crop of an RGB image: the pixels of torchvision's PIL pipeline at these parameters.
 
     Blur and solarize work on the tensor: torchvision blurs PIL images through a tensor anyway, so
-    this saves two conversions (and half of the convolution, by planes rather than channels-last)
-    and changes no pixel.
+    this saves two conversions and changes no pixel.
     """
     side = config.view(parameters.kind).side
     top, left, height, width = parameters.box
@@ -295,7 +294,6 @@ def apply_parameters(
         image = image.convert("L").convert("RGB")
     pixels = to_tensor(image)
     if parameters.blur is not None:
-        pixels = pixels.contiguous()
         pixels = F.gaussian_blur(pixels, [config.blur_kernel] * 2, [parameters.blur] * 2)
     if parameters.solarize:
         pixels = F.solarize(pixels, config.solarize_threshold)
