@@ -1,0 +1,24 @@
+"""Images from anywhere: folders, lists, archives, packs, drawings."""
+
+from nexus.data.datasets.base import ImageDataset, Subset
+from nexus.data.datasets.folder import FileDataset
+from nexus.data.datasets.joined import JoinedDataset
+from nexus.data.datasets.opening import available_splits, open_dataset
+from nexus.data.datasets.scan import ScanReport, scan
+from nexus.data.datasets.shards import ShardDataset
+from nexus.data.datasets.synthetic import SyntheticDataset
+from nexus.data.datasets.zips import ZipDataset
+
+__all__ = [
+    "FileDataset",
+    "ImageDataset",
+    "JoinedDataset",
+    "ScanReport",
+    "ShardDataset",
+    "Subset",
+    "SyntheticDataset",
+    "ZipDataset",
+    "available_splits",
+    "open_dataset",
+    "scan",
+]
