@@ -134,7 +134,7 @@ def sinkhorn_knopp(
         z = logits / temperature
         repeat:  v[k] = logsumexp over b of (z[b, k] - u[b])
                  u[b] = logsumexp over k of (z[b, k] - v[k])
-        probs = exp(z - u - v)
+        probs = exp(z - u - v) = softmax over k of (z - v)
 
     Nothing overflows or divides by zero, however far a row lies below the largest logit; each row
     sums to 1. "Over b" means over the rows of all processes, which may hold different numbers of
@@ -143,10 +143,11 @@ def sinkhorn_knopp(
     with no_autocast(logits.device):
         scale = _Scaled(logits, temperature)
         u = torch.zeros(len(logits), 1, dtype=scale.dtype, device=logits.device)
-        for _ in range(iterations):
-            v = scale.column_logsumexp(u)
+        v = scale.column_logsumexp(u)
+        for _ in range(iterations - 1):
             u = scale.row_logsumexp(v)
-        return scale.probabilities(u, v)
+            v = scale.column_logsumexp(u)
+        return scale.softmax(v)
 
 
 class _Scaled:
@@ -177,11 +178,11 @@ class _Scaled:
         parts = [(self[part] - v).logsumexp(dim=1, keepdim=True) for part in self.slices]
         return torch.cat(parts) if parts else self.logits.new_zeros(0, 1, dtype=self.dtype)
 
-    def probabilities(self, u: Tensor, v: Tensor) -> Tensor:
-        """`exp(z - u - v)`."""
+    def softmax(self, v: Tensor) -> Tensor:
+        """`softmax(z - v)` of each row."""
         probs = torch.empty(self.logits.shape, dtype=self.dtype, device=self.logits.device)
         for part in self.slices:
-            probs[part] = self[part].sub_(v).sub_(u[part]).exp_()
+            probs[part] = (self[part] - v).softmax(dim=1)
         return probs
 
 

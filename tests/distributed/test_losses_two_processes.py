@@ -1,6 +1,5 @@
 """Centering on two gloo processes equals centering on one process that holds all rows."""
 
-
 import pytest
 import torch
 from torch import Tensor

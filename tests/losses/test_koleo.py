@@ -42,6 +42,13 @@ def test_an_identical_pair_is_finite(dtype: torch.dtype) -> None:
     assert dtype == torch.float16 or x.grad.isfinite().all()
 
 
+def test_autocast_does_not_choose_other_neighbours() -> None:
+    """Cosines of 0.99 and 0.991 are one number in bfloat16."""
+    x = 1.0 + 0.05 * torch.randn(64, 16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert koleo_loss(x).item() == pytest.approx(koleo(x)[0], rel=1e-4)
+
+
 def test_opposite_pair_is_each_others_neighbour() -> None:
     """The official diagonal of -1 ties with a cosine of -1; the distance of the two is 2."""
     x = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])

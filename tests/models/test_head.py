@@ -116,6 +116,19 @@ def test_half_precision_is_near_float32(dtype: torch.dtype) -> None:
         torch.testing.assert_close(head(x).float(), exact, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_lengths_are_taken_in_float32(dtype: torch.dtype) -> None:
+    """One rounding, at the end: the unit bottleneck, and the weights of the prototypes."""
+    head = DINOv2Head(12, 16, 40, 32, nlayers=1).to(dtype)
+    v = head.last_layer.weight_v.detach().float()
+    prototypes = (v / v.norm(dim=1, keepdim=True)).to(dtype)
+    torch.testing.assert_close(head.last_layer.weight, prototypes, rtol=0, atol=0)
+    x = torch.randn(30, 12).to(dtype)
+    z = head.mlp(x).detach().float()
+    unit = (z / z.norm(dim=1, keepdim=True)).to(dtype)
+    torch.testing.assert_close(head(x), unit @ prototypes.T, rtol=0, atol=0)
+
+
 def test_zero_bottleneck_is_zero_not_nan() -> None:
     head = DINOv2Head(12, 16, 20, 8)
     head.mlp[4].weight.data.zero_()
