@@ -1,0 +1,163 @@
+"""k-NN on frozen CLS features: the evaluation without anything to train.
+
+As the official code does it (Wu et al., arXiv 1805.01978; Caron et al., arXiv 2104.14294)::
+
+    s = cosine(query, bank);  keep the K = max(k) most similar
+    w = softmax(s / 0.07)                      over all K neighbours
+    score[k, class] = sum of w over the first k neighbours of that class
+
+Two differences, both where the official result depends on chance: of equal scores the lower class wins, and
+a class without a single vote is not counted as a top-5 guess.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field, PositiveInt
+from torch import Tensor
+from torch.nn import functional as F
+
+from nexus.config import Config
+from nexus.evals.metrics import count_classes, labelled, rank_of_truth, summary
+from nexus.features import Features
+
+log = logging.getLogger(__name__)
+
+HEADLINE_K = 20
+"""The k of the headline, fixed beforehand: the best of several k would be chosen on the test set."""
+CHUNK_NUMBERS = 1 << 25
+"""Similarities held at once: 128 MiB in float32."""
+
+
+class KNNConfig(Config):
+    """The k-NN evaluation."""
+
+    k: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (10, 20, 100, 200)
+    """Numbers of neighbours; all are reported, and 20 (or the nearest to it) is the headline."""
+    temperature: Annotated[float, Field(gt=0)] = 0.07
+    """Softmax temperature of the votes."""
+    n_per_class: PositiveInt | None = None
+    """Few-shot: this many training images of each class; null for all."""
+    tries: PositiveInt = 5
+    """Few-shot: different draws that the accuracy is averaged over."""
+    seed: int = 0
+    """Seed of the few-shot draws and of the bootstrap."""
+
+
+def nearest(
+    bank: Float[Tensor, "samples dim"],
+    queries: Float[Tensor, "queries dim"],
+    k: int,
+    chunk: int | None = None,
+) -> tuple[Float[Tensor, "queries neighbors"], Int[Tensor, "queries neighbors"]]:
+    """Cosine similarity and row of the `k` nearest of `bank`, nearest first, `chunk` queries at a time."""
+    bank, queries = F.normalize(bank, dim=1), F.normalize(queries, dim=1)
+    chunk = chunk or max(1, CHUNK_NUMBERS // len(bank))
+    found = [(part @ bank.T).topk(k, dim=1) for part in queries.split(chunk)]
+    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+
+
+def knn_scores(
+    bank: Float[Tensor, "samples dim"],
+    bank_labels: Int[Tensor, " samples"],
+    queries: Float[Tensor, "queries dim"],
+    classes: int,
+    k: Sequence[int] = (10, 20, 100, 200),
+    temperature: float = 0.07,
+    chunk: int | None = None,
+) -> dict[int, Float[Tensor, "queries classes"]]:
+    """The class scores for each `k`; those larger than the bank become its size."""
+    sizes = _clip(k, len(bank))
+    similarity, index = nearest(bank, queries, sizes[-1], chunk)
+    weights = (similarity / temperature).softmax(dim=1)
+    labels = bank_labels[index]
+    scores = {}
+    for size in sizes:
+        empty = weights.new_zeros(len(queries), classes)
+        scores[size] = empty.scatter_add(1, labels[:, :size], weights[:, :size])
+    return scores
+
+
+def evaluate_knn(
+    train: Features,
+    test: Features,
+    config: KNNConfig | None = None,
+    *,
+    device: torch.device | str = "cpu",
+) -> dict[str, Any]:
+    """Accuracy of k-NN voting from `train` on `test`; shares are in 0..1.
+
+    `top1` is that of `headline_k` (20, or the k nearest to it) with its 95 % bootstrap `interval`; `k` has
+    top-1 and top-5 for every k (`top5` is null with five classes or fewer). Images without a label are left
+    out. Few-shot (`n_per_class`) averages over `tries` draws and adds `std`, that of the headline over them.
+    """
+    config = config or KNNConfig()
+    train, test = labelled(train, "training"), labelled(test, "test")
+    assert train.labels is not None
+    banks = _draws(train.labels, config)
+    sizes = _clip(config.k, min(len(rows) for rows in banks))
+    if sizes[-1] < max(config.k):
+        log.info("k is clipped to the %d training images: %s", sizes[-1], sizes)
+    headline = min(sizes, key=lambda k: (abs(k - HEADLINE_K), k))
+    tries = [_hits(train.rows(rows), test, sizes, config, device) for rows in banks]
+    mean = {k: torch.stack([hits[k] for hits in tries]).mean(0) for k in sizes}
+    result = {
+        **summary(mean[headline][0], train, test, config.seed),
+        "headline_k": headline,
+        "k": {str(k): _shares(hits, count_classes(train, test)) for k, hits in mean.items()},
+        "temperature": config.temperature,
+    }
+    if config.n_per_class is not None:
+        each = torch.tensor([float(hits[headline][0].mean()) for hits in tries])
+        result |= {
+            "n_per_class": config.n_per_class,
+            "tries": config.tries,
+            "std": float(each.std(correction=0)),
+            "train_samples": len(banks[0]),
+        }
+    return result
+
+
+def _hits(
+    train: Features, test: Features, sizes: list[int], config: KNNConfig, device: torch.device | str
+) -> dict[int, Float[Tensor, "2 samples"]]:
+    """For each k, whether each test image is a top-1 (row 0) and a top-5 (row 1) hit, as 0 or 1."""
+    assert train.labels is not None
+    assert test.labels is not None
+    classes = count_classes(train, test)
+    bank, bank_labels = train.cls.to(device), train.labels.to(device)
+    rows = max(1, CHUNK_NUMBERS // max(len(bank), classes * len(sizes)))
+    parts: dict[int, list[Tensor]] = {k: [] for k in sizes}
+    for queries, labels in zip(test.cls.split(rows), test.labels.split(rows), strict=True):
+        labels = labels.to(device)
+        scores = knn_scores(bank, bank_labels, queries.to(device), classes, sizes, config.temperature)
+        for k, votes in scores.items():
+            rank = rank_of_truth(votes, labels)
+            voted = votes.gather(1, labels[:, None])[:, 0] > 0
+            parts[k].append(torch.stack([rank < 1, (rank < 5) & voted]).float().cpu())
+    return {k: torch.cat(part, dim=1) for k, part in parts.items()}
+
+
+def _shares(hits: Float[Tensor, "2 samples"], classes: int) -> dict[str, float | None]:
+    top1, top5 = hits.double().mean(dim=1).tolist()
+    return {"top1": top1, "top5": top5 if classes > 5 else None}
+
+
+def _clip(k: Sequence[int], bank: int) -> list[int]:
+    return sorted({min(size, bank) for size in k})
+
+
+def _draws(labels: Int[Tensor, " samples"], config: KNNConfig) -> list[Int[Tensor, " picked"]]:
+    """The rows of each bank: all of them once, or `tries` seeded draws of `n_per_class` per class."""
+    if config.n_per_class is None:
+        return [torch.arange(len(labels))]
+    draws = []
+    for number in range(config.tries):
+        generator = torch.Generator().manual_seed(config.seed * 10_007 + number)
+        order = torch.randperm(len(labels), generator=generator)
+        picked = [order[labels[order] == c][: config.n_per_class] for c in labels.unique().tolist()]
+        draws.append(torch.cat(picked).sort().values)
+    return draws
