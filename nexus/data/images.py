@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, cast
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
@@ -30,6 +30,9 @@ from pydantic import Field
 
 from nexus.config import Config
 from nexus.errors import ImageError
+
+Stream = io.BufferedIOBase
+"""A seekable source of bytes: an open file, `io.BytesIO`, a member of an archive."""
 
 
 class ImageLimits(Config):
@@ -98,7 +101,7 @@ def open_image(path: str | Path, limits: ImageLimits = DEFAULT_LIMITS) -> Image.
 
 
 def image_header(
-    source: bytes | str | Path | BinaryIO,
+    source: bytes | str | Path | Stream,
     name: str | None = None,
     limits: ImageLimits = DEFAULT_LIMITS,
 ) -> tuple[int, int, str]:
@@ -148,7 +151,7 @@ def file_fault(error: OSError) -> str:
     return reason or f"unreadable: {error.strerror or error}"
 
 
-def open_file(path: str | Path, name: str | None = None) -> BinaryIO:
+def open_file(path: str | Path, name: str | None = None) -> Stream:
     """An open regular file; anything else would block (a pipe) or fail later with less to say."""
     name = name or str(path)
     try:
@@ -164,10 +167,10 @@ def open_file(path: str | Path, name: str | None = None) -> BinaryIO:
         raise ImageError(name, f"impossible path: {error}") from None
 
 
-def _open(stream: BinaryIO, name: str, limits: ImageLimits) -> ImageFile.ImageFile:
+def _open(stream: Stream, name: str, limits: ImageLimits) -> ImageFile.ImageFile:
     """The image with its header read and held against `limits`."""
     try:
-        image = Image.open(stream, formats=_formats())
+        image = Image.open(cast(IO[bytes], stream), formats=_formats())
     except Image.DecompressionBombError as error:
         found = re.search(r"\((\d+) pixels\)", str(error))
         raise ImageError(name, _bomb(int(found[1]) if found else None, limits)) from None
@@ -223,7 +226,7 @@ def _not_an_image(head: bytes) -> str:
     return "not an image"
 
 
-def _head(stream: BinaryIO) -> bytes:
+def _head(stream: Stream) -> bytes:
     try:
         stream.seek(0)
         return stream.read(64)

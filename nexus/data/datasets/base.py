@@ -3,7 +3,6 @@
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Int64
@@ -11,7 +10,7 @@ from torch.utils.data import Dataset
 
 from nexus.data.batch import Fault, Sample
 from nexus.data.datasets.labels import Classes, Labels
-from nexus.data.images import DEFAULT_LIMITS, ImageLimits, decode_image, image_header
+from nexus.data.images import DEFAULT_LIMITS, ImageLimits, Stream, decode_image, image_header
 
 
 class ImageDataset(Dataset[Sample], ABC):
@@ -53,7 +52,7 @@ class ImageDataset(Dataset[Sample], ABC):
     def read(self, i: int) -> bytes:
         """The encoded bytes of image `i`, or `ImageError`."""
 
-    def stream(self, i: int) -> BinaryIO:
+    def stream(self, i: int) -> Stream:
         """A seekable stream over `read(i)`; sources that need not read everything override it."""
         return io.BytesIO(self.read(i))
 
@@ -106,7 +105,7 @@ class Subset(ImageDataset):
         """The bytes in the base data set."""
         return self.base.read(int(self.indices[i]))
 
-    def stream(self, i: int) -> BinaryIO:
+    def stream(self, i: int) -> Stream:
         """The stream of the base data set."""
         return self.base.stream(int(self.indices[i]))
 

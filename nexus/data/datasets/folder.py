@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from nexus.data.datasets.base import ImageDataset
 from nexus.data.datasets.labels import Classes, Labels, folder_labels
 from nexus.data.datasets.names import Names, extension, is_image_name
 from nexus.data.datasets.splits import canonical, in_order, match_split
-from nexus.data.images import ImageLimits, file_fault, open_file, read_file
+from nexus.data.images import ImageLimits, Stream, file_fault, open_file, read_file
 from nexus.errors import DataError
 
 
@@ -50,7 +49,7 @@ class FileDataset(ImageDataset):
         """The content of the file, or `ImageError`."""
         return read_file(self.path(i), self.name(i))
 
-    def stream(self, i: int) -> BinaryIO:
+    def stream(self, i: int) -> Stream:
         """The open file."""
         return open_file(self.path(i), self.name(i))
 

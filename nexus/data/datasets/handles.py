@@ -1,7 +1,9 @@
 """Open files that follow their owner into other processes: closed on the way, opened again on arrival."""
 
+import io
 import os
 from collections import OrderedDict
+from typing import Any
 
 _MAX_OPEN = 64
 
@@ -53,3 +55,36 @@ class Handles:
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__init__()  # type: ignore[misc]
+
+
+class Part(io.RawIOBase):
+    """A piece of a file as a read-only stream; wrap it in `io.BufferedReader`."""
+
+    def __init__(self, handles: Handles, path: str, start: int, size: int) -> None:
+        self.handles, self.path, self.start, self.size = handles, path, start, size
+        self.at = 0
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Move within the piece."""
+        self.at = max(0, offset + (0, self.at, self.size)[whence])
+        return self.at
+
+    def tell(self) -> int:
+        """Bytes from the beginning of the piece."""
+        return self.at
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Fill `buffer` as far as the piece reaches."""
+        count = max(0, min(len(buffer), self.size - self.at))
+        data = self.handles.read(self.path, self.start + self.at, count)
+        buffer[: len(data)] = data
+        self.at += len(data)
+        return len(data)

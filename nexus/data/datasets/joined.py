@@ -1,13 +1,13 @@
 """Several sources one after the other."""
 
 from collections.abc import Sequence
-from typing import BinaryIO
 
 import numpy as np
 
 from nexus.data.batch import Fault, Sample
 from nexus.data.datasets.base import ImageDataset
 from nexus.data.datasets.labels import Classes, Labels
+from nexus.data.images import Stream
 
 
 class JoinedDataset(ImageDataset):
@@ -39,7 +39,7 @@ class JoinedDataset(ImageDataset):
         part, inner = self._find(i)
         return self.parts[part].read(inner)
 
-    def stream(self, i: int) -> BinaryIO:
+    def stream(self, i: int) -> Stream:
         """The stream of the source."""
         part, inner = self._find(i)
         return self.parts[part].stream(inner)

@@ -42,7 +42,7 @@ def open_dataset(
     """The images of a source, whatever it is.
 
     A folder (searched recursively; class folders become labels; `train/` and `val/` become splits), one
-    of tar shards, a pack (tars and `manifest.csv`), a `.tar`, `.tar.gz` or `.zip`, a text, CSV or parquet list
+    of tar shards, a pack (tars and `manifest.csv`), a `.tar`, `.tar.gz`, `.zip`, a text, CSV or parquet list
     of paths, one image, a pattern (`imgs/**/*.jpg`, `shards-{000..011}.tar`), `synthetic:n=256,size=64`, or
     several of these, in a sequence or separated by commas.
 

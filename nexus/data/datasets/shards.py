@@ -6,20 +6,19 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import numpy as np
-from PIL.ContainerIO import ContainerIO
 
 from nexus.data.batch import Fault
 from nexus.data.datasets.base import ImageDataset
 from nexus.data.datasets.folder import describe
-from nexus.data.datasets.handles import Handles
+from nexus.data.datasets.handles import Handles, Part
 from nexus.data.datasets.labels import Classes, Labels, encode_labels, folder_labels
 from nexus.data.datasets.names import Names, extension, is_hidden, is_image_name
 from nexus.data.datasets.tarindex import Member, index_tar
 from nexus.data.datasets.unpacked import plain_tar
-from nexus.data.images import ImageLimits, file_fault, open_file
+from nexus.data.images import ImageLimits, Stream, file_fault
 from nexus.errors import DataError, ImageError
 
 _MAX_LABEL_FILE = 1 << 20
@@ -93,12 +92,13 @@ class ShardDataset(ImageDataset):
             raise ImageError(self.name(i), "its archive has been cut short since it was opened")
         return data
 
-    def stream(self, i: int) -> BinaryIO:
+    def stream(self, i: int) -> Stream:
         """A window on the archive, or on memory for what one read brings anyway."""
-        if self.size[i] <= 1 << 18:
+        size = int(self.size[i])
+        if size <= 1 << 18:
             return io.BytesIO(self.read(i))
-        file = open_file(self.paths[int(self.shard[i])], self.name(i))
-        return cast(BinaryIO, ContainerIO(file, int(self.offset[i]), int(self.size[i])))
+        part = Part(self.handles, self.paths[int(self.shard[i])], int(self.offset[i]), size)
+        return io.BufferedReader(part, 1 << 16)
 
 
 def open_shards(paths: Sequence[Path], limits: ImageLimits) -> ShardDataset:
@@ -151,7 +151,7 @@ def _label_members(members: Sequence[Member]) -> dict[str, Member]:
     return found | {_key(m.name): m for m in members if m.name == f"{_key(m.name)}.cls"}
 
 
-def _label_text(file: BinaryIO, member: Member | None) -> tuple[str | None, str | None]:
+def _label_text(file: Stream, member: Member | None) -> tuple[str | None, str | None]:
     """Label and class name as text; None for what the file does not say."""
     if member is None or member.size > _MAX_LABEL_FILE:
         return None, None

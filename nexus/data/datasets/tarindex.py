@@ -7,8 +7,9 @@ sizes and hard links are understood (POSIX.1-2001 pax; GNU tar manual, "Basic Ta
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from nexus.errors import DataError
 
@@ -54,7 +55,7 @@ def index_tar(path: Path) -> TarIndex:
     return TarIndex(tuple(found.values()), broken)
 
 
-def _members(file: BinaryIO, end: int, earlier: dict[str, Member]) -> Iterator[Member]:
+def _members(file: BufferedIOBase, end: int, earlier: dict[str, Member]) -> Iterator[Member]:
     """Walk from header to header. `earlier` resolves hard links."""
     position = 0
     pending: dict[str, str] = {}
@@ -114,7 +115,7 @@ def _number(field: bytes) -> int:
         raise _Broken("a damaged number in a file header") from None
 
 
-def _extension(file: BinaryIO, offset: int, size: int, end: int) -> bytes:
+def _extension(file: BufferedIOBase, offset: int, size: int, end: int) -> bytes:
     """The payload of a header that describes the next one."""
     if size > _MAX_EXTENSION or offset + size > end:
         raise _Broken("the archive is truncated or damaged inside an extended header")

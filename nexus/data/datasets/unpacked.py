@@ -5,8 +5,8 @@ import hashlib
 import os
 import tempfile
 import zlib
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO
 
 from nexus.errors import DataError
 
@@ -70,7 +70,7 @@ def _unpack(path: Path, sound: Path, damaged: Path) -> bool:
     return complete
 
 
-def _copy(path: Path, out: BinaryIO) -> bool:
+def _copy(path: Path, out: BufferedIOBase) -> bool:
     with gzip.open(path, "rb") as source:
         while True:
             try:

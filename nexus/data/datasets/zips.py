@@ -4,13 +4,13 @@ import os
 import zipfile
 from collections import Counter
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import cast
 
 from nexus.data.datasets.base import ImageDataset
 from nexus.data.datasets.folder import describe
 from nexus.data.datasets.labels import Classes, Labels, folder_labels
 from nexus.data.datasets.names import Names, extension, is_hidden, is_image_name
-from nexus.data.images import ImageLimits
+from nexus.data.images import ImageLimits, Stream
 from nexus.errors import DataError, ImageError
 
 
@@ -47,10 +47,10 @@ class ZipDataset(ImageDataset):
             except Exception as error:  # zlib, lzma, bz2 and zipfile errors, OSError, MemoryError
                 raise ImageError(self.name(i), f"damaged in the zip: {error}") from error
 
-    def stream(self, i: int) -> BinaryIO:
+    def stream(self, i: int) -> Stream:
         """The member, decompressed as far as it is read."""
         try:
-            return cast(BinaryIO, self._zip().open(self.name(i)))
+            return cast(Stream, self._zip().open(self.name(i)))
         except RuntimeError as error:  # "password required for extraction"
             raise ImageError(self.name(i), f"encrypted or in use: {error}") from error
         except Exception as error:
