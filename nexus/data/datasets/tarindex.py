@@ -101,7 +101,9 @@ def _check(header: bytes, position: int) -> None:
     """The header's own checksum: the sum of its bytes with the checksum field read as spaces."""
     if len(header) < _BLOCK:
         raise _Broken("the archive is truncated inside a file header")
-    if sum(header) - sum(header[148:156]) + 8 * 32 != _number(header[148:156]):
+    digits = header[148:156].strip(b" \0")
+    total = sum(header) - sum(header[148:156]) + 8 * 32
+    if not digits.isdigit() or digits.lstrip(b"0") != b"%o" % total:
         raise _Broken(f"no file header at byte {position:,} (damaged, or not a tar archive)")
 
 
