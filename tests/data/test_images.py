@@ -7,6 +7,7 @@ import pickle
 import struct
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -248,6 +249,21 @@ def test_large_but_allowed_does_not_warn():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert image_header(png_claiming(13_000, 13_000)) == (13_000, 13_000, "RGB")
+
+
+def test_threads_leave_the_settings_of_pillow_as_they_were():
+    before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, list(warnings.filters)
+    sound, cut = encoded(Image.fromarray(noise())), encoded(Image.fromarray(noise(99, 99)), "JPEG")[:900]
+
+    def work(k: int) -> None:
+        if k % 2:
+            assert decoded(sound, max_pixels=10**9 + k).shape == (20, 30, 3)
+        else:
+            assert "truncated" in reason(cut)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(200)))
+    assert before == (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, list(warnings.filters))
 
 
 def test_shape_limits():

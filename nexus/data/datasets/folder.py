@@ -149,7 +149,7 @@ def open_folder(root: Path, split: str | None, limits: ImageLimits) -> FileDatas
     return FileDataset(
         root=root,
         names=names,
-        description=describe(what, len(names), classes, sum(found.others.values())),
+        description=describe(what, len(names), labels, sum(found.others.values())),
         limits=limits,
         labels=labels,
         classes=classes,
@@ -176,11 +176,12 @@ def _split_labels(root: Path, splits: tuple[str, ...], names: list[str]) -> tupl
     return np.array(labels, dtype=np.int64), classes
 
 
-def describe(what: str, images: int, classes: Classes, ignored: int = 0) -> str:
+def describe(what: str, images: int, labels: Labels | None, ignored: int = 0) -> str:
     """`"folder imgs/, 12,345 images in 10 classes, 3 other files ignored"`."""
     text = f"{what}, {images:,} image{'s' if images != 1 else ''}"
-    if classes:
-        text += f" in {len(classes):,} classes"
+    if labels is not None:
+        count = len(np.unique(labels[labels >= 0]))
+        text += f" in {count:,} class{'es' if count != 1 else ''}"
     if ignored:
         text += f", {ignored:,} other file{'s' if ignored != 1 else ''} ignored"
     return text

@@ -50,11 +50,8 @@ class Handles:
                 break
         return handle
 
-    def __getstate__(self) -> dict[str, object]:
-        return {}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__init__()  # type: ignore[misc]
+    def __reduce__(self) -> tuple[type["Handles"], tuple[()]]:
+        return Handles, ()
 
 
 class Part(io.RawIOBase):

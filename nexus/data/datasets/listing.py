@@ -81,7 +81,7 @@ def open_list(path: Path, split: str | None, limits: ImageLimits) -> FileDataset
         if split is not None:
             rows = [i for i, value in enumerate(everything.splits or ()) if value == split]
         labels = labels[[rows[i] for i in kept]]
-    what = describe(f"list {path}" + (f", split {split}" if split else ""), len(names), classes)
+    what = describe(f"list {path}" + (f", split {split}" if split else ""), len(names), labels)
     if len(names) < len(table.paths):
         what += f", {len(table.paths) - len(names):,} repeated rows dropped"
     return FileDataset(path.absolute().parent, names, what, limits, labels, classes)

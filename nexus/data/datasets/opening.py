@@ -159,7 +159,7 @@ def _tars(paths: list[Path]) -> Source:
 def _images(paths: list[Path], root: Path, what: str, limits: ImageLimits, ignored: int = 0) -> FileDataset:
     names = [path.relative_to(root).as_posix() for path in paths]
     labels, classes = folder_labels(names)
-    return FileDataset(root, names, describe(what, len(names), classes, ignored), limits, labels, classes)
+    return FileDataset(root, names, describe(what, len(names), labels, ignored), limits, labels, classes)
 
 
 def _pattern(text: str) -> Source:

@@ -86,11 +86,11 @@ def open_pack(
             f"{', '.join(path.name for path in archives)}; do the archives belong to it?"
         )
     chosen = [row for row, _ in found]
+    chosen_labels = None if labels is None else labels[chosen]
     what = f"pack {folder}" if tars is None else ", ".join(map(str, tars))
-    description = describe(what + (f", split {split}" if split else ""), len(found), classes)
+    description = describe(what + (f", split {split}" if split else ""), len(found), chosen_labels)
     names = _unique(table, chosen)
     places_found = [place for _, place in found]
-    chosen_labels = None if labels is None else labels[chosen]
     return ShardDataset(shards, names, places_found, description, limits, chosen_labels, classes, faults)
 
 

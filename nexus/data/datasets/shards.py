@@ -124,7 +124,7 @@ def open_shards(paths: Sequence[Path], limits: ImageLimits) -> ShardDataset:
     if labels is None:
         labels, classes = folder_labels([place.member.name for place in places])
     others = sum(len(shard.members) for shard in shards) - len(names)
-    description = describe(what, len(names), classes, others)
+    description = describe(what, len(names), labels, others)
     return ShardDataset(shards, names, places, description, limits, labels, classes, faults)
 
 

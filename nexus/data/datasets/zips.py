@@ -84,7 +84,7 @@ def open_zip(path: Path, limits: ImageLimits) -> ZipDataset:
         kinds = ", ".join(f"{n:,} {ending}" for ending, n in endings.most_common(6))
         raise DataError(f"no images in {path}, but {len(files):,} other files ({kinds or 'it is empty'})")
     labels, classes = folder_labels(_without_outer_folder(names))
-    description = describe(f"zip {path}", len(names), classes, len(files) - len(names))
+    description = describe(f"zip {path}", len(names), labels, len(files) - len(names))
     return ZipDataset(path, names, description, limits, labels, classes)
 
 
