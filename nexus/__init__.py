@@ -1,3 +1,33 @@
-"""Self-supervised visual features: DINOv2, complete, for anybody with a folder of images."""
+"""Self-supervised visual features: DINOv2, complete, for anybody with a folder of images.
+
+`nexus.train`, `nexus.load`, `nexus.embed` and `nexus.evaluate` are the four doors; importing the package
+costs nothing until one of them is used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from nexus.embedding import embed
+    from nexus.evals import evaluate
+    from nexus.training import train
+    from nexus.weights import load
+
+_DOORS = {
+    "embed": "nexus.embedding",
+    "evaluate": "nexus.evals",
+    "load": "nexus.weights",
+    "train": "nexus.training",
+}
+
+__all__ = ["__version__", "embed", "evaluate", "load", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _DOORS:
+        raise AttributeError(f"module 'nexus' has no attribute {name!r}")
+    value = getattr(import_module(_DOORS[name]), name)
+    globals()[name] = value
+    return value

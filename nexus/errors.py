@@ -2,7 +2,7 @@
 
 ::
 
-    NexusError                  something that the user can mend; the command line prints it without a traceback
+    NexusError                  something that the user can mend; the command line shows no traceback
     ├── ConfigError             a setting is unknown, of the wrong type, or contradicts another
     ├── DataError               a data set cannot be used (nothing found, too many unreadable files, ...)
     │   └── ImageError          one image cannot be used; carries `.reason`; training skips and lists it

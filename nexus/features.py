@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -24,11 +24,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from nexus.data.batch import Fault, Sample, normalize
 from nexus.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Channels, EvalTransform, as_rgb, to_tensor
-from nexus.errors import ConfigError, DataError, ImageError
+from nexus.errors import ConfigError, DataError, ImageError, unknown
 
 log = logging.getLogger(__name__)
 
-Precision = Literal["fp32", "bf16", "fp16"]
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all) after every batch."""
 
@@ -71,7 +70,7 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True)
 class FeatureRows:
-    """The features of one batch, on the CPU in float32; unreadable images are in `faults`, not in the rows."""
+    """The features of one batch, on the CPU in float32; unreadable images are in `faults` alone."""
 
     cls: Float[Tensor, "rows dim"]
     mean_patch: Float[Tensor, "rows dim"]
@@ -138,10 +137,17 @@ class View:
     workers: int = 0
     device: torch.device | str | None = None
     """`None`: where the backbone is; `"auto"`: the best there is. The backbone is moved there."""
-    precision: Precision = "fp32"
+    precision: str = "fp32"
+    """`fp32`, or autocast to `bf16` or `fp16`; the features are float32 anyway."""
     mean: Channels | None = None
     """In 0..1; left out: the backbone's own `normalization` if it has one, else ImageNet's."""
     std: Channels | None = None
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("fp32", *AUTOCAST):
+            raise ConfigError(unknown("precision", self.precision, ("fp32", *AUTOCAST)))
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size={self.batch_size} must be at least 1")
 
 
 def pick_device(name: torch.device | str) -> torch.device:
@@ -210,9 +216,9 @@ def extract(
 ) -> Features:
     """The features of a whole data set, in its order, on the CPU in float32.
 
-    `settings` are fields of `View` (`size=`, `batch_size=`, `device=`, `precision=`, ...) for those who do not
-    need to keep one. Unreadable images are left out and listed in `faults`; when none can be read that is a
-    `DataError`. Memory: the result, plus one batch.
+    `settings` are fields of `View` (`size=`, `batch_size=`, `device=`, `precision=`, ...) for those who do
+    not need to keep one. Unreadable images are left out and listed in `faults`; when none can be read that
+    is a `DataError`. Memory: the result, plus one batch.
     """
     view = make_view(view, settings)
     batches = iterate(backbone, dataset, view, layers=layers, flip=flip, progress=progress)
@@ -332,7 +338,7 @@ Tokens = tuple[tuple[Tensor, Tensor], ...]
 
 
 @torch.inference_mode()
-def _tokens(backbone: Backbone, images: Tensor, layers: int, precision: Precision) -> Tokens:
+def _tokens(backbone: Backbone, images: Tensor, layers: int, precision: str) -> Tokens:
     with torch.autocast(images.device.type, dtype=AUTOCAST.get(precision), enabled=precision in AUTOCAST):
         return backbone.get_intermediate_layers(
             images, n=layers, reshape=False, return_class_token=True, norm=True

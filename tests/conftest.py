@@ -6,6 +6,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from jaxtyping import install_import_hook
 
+import tests.typechecker  # noqa: F401  (the hook below names it)
+
 install_import_hook("nexus", "tests.typechecker.check").__enter__()
 
 import pytest

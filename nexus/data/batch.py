@@ -49,7 +49,7 @@ class Masks:
 
 @dataclass(frozen=True)
 class Batch:
-    """Crops and masks of one micro-batch. Crops are crop-major: row `c * images + b` is crop `c` of image `b`.
+    """Crops and masks of one micro-batch, crop-major: row `c * images + b` is crop `c` of image `b`.
 
     As collated, crops are uint8 in 0..255; `normalize` makes them float. `local_crops` has zero rows where
     the recipe uses none.
@@ -67,6 +67,20 @@ class Batch:
         """Local crops per image."""
         return self.local_crops.shape[0] // self.images
 
+    def pin_memory(self) -> "Batch":
+        """The same batch in page-locked memory; the DataLoader calls this before a CUDA transfer."""
+        masks = Masks(
+            self.masks.grid.pin_memory(),
+            self.masks.index.pin_memory(),
+            self.masks.weight.pin_memory(),
+        )
+        return replace(
+            self,
+            global_crops=self.global_crops.pin_memory(),
+            local_crops=self.local_crops.pin_memory(),
+            masks=masks,
+        )
+
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """The same batch on another device."""
 
@@ -81,9 +95,7 @@ class Batch:
             masks=masks,
         )
 
-    def normalized(
-        self, mean: Float[Tensor, " chans"], std: Float[Tensor, " chans"]
-    ) -> "Batch":
+    def normalized(self, mean: Float[Tensor, " chans"], std: Float[Tensor, " chans"]) -> "Batch":
         """uint8 crops as float32 `(x / 255 - mean) / std`, per channel."""
         return replace(
             self,

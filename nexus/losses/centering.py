@@ -27,9 +27,9 @@ class SoftmaxCentering(nn.Module):
         targets = softmax((logits - center) / temperature)
         center  = momentum * center + (1 - momentum) * mean of the step's logits
 
-    `targets` uses the centre as it stands. Called before `apply`, as the official code does, step t
+    `targets` uses the centre as it stands. Called before `fold`, as the official code does, step t
     uses the statistics of steps before t. `center` is (1, prototypes), zero at first, and saved;
-    what `observe` has gathered since the last `apply` is not saved.
+    what `observe` has gathered since the last `fold` is not saved.
     """
 
     center: Float[Tensor, "1 prototypes"]
@@ -65,15 +65,13 @@ class SoftmaxCentering(nn.Module):
         self.rows += len(logits)
 
     @torch.no_grad()
-    def apply(self, fn: Callable[[nn.Module], None] | None = None) -> "SoftmaxCentering":
+    def fold(self) -> None:
         """Fold the step's mean into the centre and start over; every process must call it.
 
         Each process averages its own rows, then the means of the processes are averaged, each
         weighing the same (official code). A process without rows is left out; without any rows the
-        centre stays. With a function this is `nn.Module.apply`, whose name it shares.
+        centre stays.
         """
-        if fn is not None:
-            return super().apply(fn)
         mean = self.pending / max(1, self.rows)
         voted = torch.full_like(mean[:, :1], float(self.rows > 0))
         total = all_reduce_sum(torch.cat([mean, voted], dim=1))
@@ -82,12 +80,11 @@ class SoftmaxCentering(nn.Module):
         self.center += torch.where(voters > 0, step, 0.0)
         self.pending.zero_()
         self.rows = 0
-        return self
 
     def update(self, logits: Float[Tensor, "rows prototypes"]) -> None:
-        """`observe` and `apply` in one call."""
+        """`observe` and `fold` in one call."""
         self.observe(logits)
-        self.apply()
+        self.fold()
 
 
 class SinkhornKnopp(nn.Module):
@@ -106,9 +103,8 @@ class SinkhornKnopp(nn.Module):
     def observe(self, logits: Float[Tensor, "rows prototypes"]) -> None:
         """Nothing: the targets of a step depend on that step alone."""
 
-    def apply(self, fn: Callable[[nn.Module], None] | None = None) -> "SinkhornKnopp":
-        """Nothing; with a function, `nn.Module.apply`."""
-        return self if fn is None else super().apply(fn)
+    def fold(self) -> None:
+        """Nothing."""
 
     def update(self, logits: Float[Tensor, "rows prototypes"]) -> None:
         """Nothing."""

@@ -31,7 +31,7 @@ def every_result() -> dict[str, tuple[Tensor, Tensor]]:
             mine = rows_of(split, step)[distributed.rank()]
             centering.observe(mine[:1])
             centering.observe(mine[1:])
-            centering.apply()
+            centering.fold()
         mine = rows_of(split)[distributed.rank()]
         results[split] = sinkhorn_knopp(mine, TEMPERATURE), centering.center
     return results

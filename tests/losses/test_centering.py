@@ -44,7 +44,7 @@ def test_centre_is_the_moving_mean_of_the_steps() -> None:
 
 
 def test_micro_batches_are_one_step() -> None:
-    """Several `observe` and one `apply` move the centre as one large batch does."""
+    """Several `observe` and one `fold` move the centre as one large batch does."""
     whole, parts = SoftmaxCentering(5), SoftmaxCentering(5)
     logits = torch.randn(7, 5)
     whole.update(logits)
@@ -52,7 +52,7 @@ def test_micro_batches_are_one_step() -> None:
         before = parts.targets(logits, 0.1)
         parts.observe(part)
         torch.testing.assert_close(parts.targets(logits, 0.1), before, rtol=0, atol=0)
-    parts.apply()
+    parts.fold()
     torch.testing.assert_close(parts.center, whole.center)
 
 
@@ -61,7 +61,7 @@ def test_a_step_without_rows_leaves_the_centre() -> None:
     centering.update(torch.randn(3, 5))
     before = centering.center.clone()
     centering.update(torch.randn(0, 5))
-    centering.apply()
+    centering.fold()
     torch.testing.assert_close(centering.center, before, rtol=0, atol=0)
 
 
@@ -72,18 +72,10 @@ def test_only_the_centre_is_saved() -> None:
     assert centering.state_dict()["center"].shape == (1, 5)
     assert not list(centering.parameters())
     assert not SinkhornKnopp().state_dict()
-    centering.apply()
+    centering.fold()
     assert centering.center.any()
     centering.reset_parameters()
     assert not centering.center.any()
-
-
-def test_apply_with_a_function_is_still_that_of_a_module() -> None:
-    """`model.apply(initialise)` visits the centering without touching the centre."""
-    visited: list[str] = []
-    model = torch.nn.ModuleList([SoftmaxCentering(2), SinkhornKnopp()])
-    model.apply(lambda module: visited.append(type(module).__name__))
-    assert visited == ["SoftmaxCentering", "SinkhornKnopp", "ModuleList"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

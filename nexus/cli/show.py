@@ -1,0 +1,105 @@
+"""What the commands print: tables, summaries, progress bars. Nothing else in nexus prints."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from nexus.features import Features
+    from nexus.training import RunResult
+
+Report = Callable[[int, int], None]
+
+
+def _console() -> Console:
+    return Console(soft_wrap=True)
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Report | None]:
+    """A bar on a terminal; nothing elsewhere. Yields `report(done, total)`."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    columns = TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=None)
+
+        def report(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield report
+
+
+def train_summary(result: "RunResult") -> int:
+    """Say what lies where, and how to use it. Returns the exit code: 0 finished, 3 stopped by a signal."""
+    folder = result.folder.path
+    say = _console().print
+    if not result.finished:
+        say(f"stopped at step {result.step}; `nexus train --resume {folder}` goes on")
+        return 3
+    say(f"finished: {result.step} steps. The backbone is {folder / 'model.safetensors'}. Next:")
+    say(f"  nexus eval --data LABELLED --model {folder}")
+    say(f"  nexus embed --data IMAGES --model {folder} --out features.parquet")
+    say(f"  python -c \"import nexus; model = nexus.load('{folder}')\"")
+    unreadable = result.folder.unreadable
+    if unreadable.exists():
+        say(f"some images were skipped: {unreadable}")
+    return 0
+
+
+def embed_summary(features: "Features", out: Path) -> None:
+    """Say how many features were written, and which images failed."""
+    say = _console().print
+    say(f"{len(features.names)} images, {features.cls.shape[1]} dimensions → {out}")
+    for fault in features.faults[:10]:
+        say(f"skipped {fault.name}: {fault.reason}")
+    if len(features.faults) > 10:
+        say(f"... and {len(features.faults) - 10} more")
+
+
+def eval_table(result: dict[str, Any]) -> None:
+    """One row a model (or baseline) and task, with its interval and the chance level."""
+    table = Table(title=f"{result['model']} on {result['data']}")
+    for column in ("features", "task", "top-1 %", "95 % interval", "images", "chance %"):
+        table.add_column(column, justify="left" if column in ("features", "task") else "right")
+    for row in result["table"]:
+        low, high = row["interval"]
+        table.add_row(
+            row["features"],
+            row["task"],
+            f"{100 * row['top1']:.1f}",
+            f"{100 * low:.1f} – {100 * high:.1f}",
+            str(row["samples"]),
+            f"{100 * row['chance']:.1f}",
+        )
+    _console().print(table)
+
+
+def demo_table(result: Any) -> None:
+    """The table of the demo, its verdict, and where the report is."""
+    table = Table(title="frozen features, accuracy in %")
+    table.add_column("features")
+    table.add_column("k-NN", justify="right")
+    table.add_column("linear probe", justify="right")
+    for name, row in result.rows.items():
+        table.add_row(name, f"{100 * row['knn']:.1f}", f"{100 * row['linear']:.1f}")
+    console = _console()
+    console.print(table)
+    console.print(result.verdict)
+    console.print(f"report: {result.report}")
+
+
+def inspection(facts: dict[str, Any]) -> None:
+    """What `nexus inspect` found, one fact a line."""
+    say = _console().print
+    for key, value in facts.items():
+        text = json.dumps(value) if isinstance(value, dict | list) else str(value)
+        say(f"{key:<16} {text}", markup=False, highlight=False)

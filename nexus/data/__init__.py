@@ -1,0 +1,1 @@
+"""Reading images, cutting crops, drawing masks, cleaning collections."""

@@ -1,0 +1,42 @@
+"""Rank-aware logging: the main process speaks on standard error and into the run folder's `log.txt`."""
+
+import logging
+import sys
+from pathlib import Path
+
+from nexus.distributed import is_main
+
+logger = logging.getLogger("nexus")
+
+
+def set_up(level: int = logging.INFO) -> None:
+    """Send messages of the main process to standard error, bare; call once per program."""
+    logger.setLevel(level if is_main() else logging.ERROR)
+    logger.propagate = False
+    if not any(type(handler) is _Console for handler in logger.handlers):
+        handler = _Console(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+
+
+class _Console(logging.StreamHandler):
+    """Standard error as it is at the moment of writing, so that progress bars and tests can redirect it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+def attach_file(path: Path) -> logging.Handler:
+    """Copy every message to `path`, with the time; give the result to `detach` in the end."""
+    handler = logging.FileHandler(path, mode="a", encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    if is_main():
+        logger.addHandler(handler)
+    return handler
+
+
+def detach(handler: logging.Handler) -> None:
+    """Stop copying messages to a file."""
+    logger.removeHandler(handler)
+    handler.close()

@@ -1,0 +1,31 @@
+"""The one interface between a self-supervised method and the trainer."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from nexus.data.batch import Batch
+
+
+class BaseSSL(nn.Module, ABC):
+    """A self-supervised method. The trainer calls the four members below and nothing else."""
+
+    @abstractmethod
+    def forward(
+        self, images: Batch | Sequence[Tensor], *, teacher_temp: float | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss (a scalar with a graph) and metrics (detached 0-d tensors) of one micro-batch."""
+
+    @abstractmethod
+    def update_teacher(self, momentum: float | None = None) -> None:
+        """Move the teacher towards the student; call once after every optimizer step."""
+
+    @abstractmethod
+    def trained_networks(self) -> dict[str, nn.Module]:
+        """The networks that the optimizer trains, by name; gradients are clipped per network."""
+
+    @property
+    @abstractmethod
+    def inference_backbone(self) -> nn.Module:
+        """The backbone that is saved, evaluated and shipped."""

@@ -1,0 +1,168 @@
+"""What a user leaves out, chosen for the data and the machine at hand; every choice says why.
+
+`defaults of TrainConfig` ← **these choices** ← recipe ← command line. The word `auto` as a value means
+"leave it out". Nothing is measured here, so the choices are instant and the same on every machine with
+the same device.
+"""
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from nexus.config import Tree, from_dotted, merge
+from nexus.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What the choices depend on: how many images, and how large (median shorter side, pixels)."""
+
+    images: int
+    short_side: int
+    labelled: bool = False
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One setting chosen for the user, and the reason that is printed."""
+
+    key: str
+    value: Any
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.value}  ({self.reason})"
+
+
+def best_device() -> tuple[str, str]:
+    """The fastest device of this machine, and why."""
+    if torch.cuda.is_available():
+        return "cuda", torch.cuda.get_device_name()
+    if torch.backends.mps.is_available():
+        return "mps", "Apple GPU"
+    return "cpu", "no GPU found"
+
+
+def automatic(given: Tree, facts: DataFacts) -> tuple[Tree, list[Choice]]:
+    """Complete the user's settings: the merged tree, and the choices that were made."""
+    chooser = _Chooser(drop_auto(given))
+    _compute(chooser)
+    _model(chooser, facts)
+    _schedule(chooser, facts)
+    _objective(chooser, facts)
+    _bookkeeping(chooser, facts)
+    return chooser.tree, chooser.choices
+
+
+def drop_auto(tree: Tree) -> Tree:
+    """The tree without leaves that say `auto`."""
+    kept: Tree = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            kept[key] = drop_auto(value)
+        elif value != "auto":
+            kept[key] = value
+    return kept
+
+
+class _Chooser:
+    """The settings so far: what the user gave, then each choice in turn."""
+
+    def __init__(self, given: Tree) -> None:
+        self.tree = given
+        self.choices: list[Choice] = []
+        self._defaults = TrainConfig().model_dump()
+
+    def choose(self, key: str, value: Any, reason: str) -> None:
+        """Set `key` unless the user did."""
+        if _lookup(self.tree, key) is None:
+            self.tree = merge(self.tree, from_dotted({key: value}))
+            self.choices.append(Choice(key, value, reason))
+
+    def __getitem__(self, key: str) -> Any:
+        value = _lookup(self.tree, key)
+        return _lookup(self._defaults, key) if value is None else value
+
+
+def _lookup(tree: Tree, dotted: str) -> Any:
+    value: Any = tree
+    for part in dotted.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _compute(now: _Chooser) -> None:
+    device, why = best_device()
+    now.choose("compute.device", device, why)
+    kind = str(now["compute.device"]).partition(":")[0]
+    half = kind == "cuda" and torch.cuda.is_bf16_supported()
+    now.choose(
+        "compute.precision", "bf16" if half else "fp32", f"{kind}: {'has' if half else 'no fast'} bf16"
+    )
+    cores = os.cpu_count() or 1
+    workers = min(cores, 16) if kind == "cuda" else 0
+    reason = "one for each core" if workers else "the CPU is busy training; cropping takes turns with it"
+    now.choose("data.workers", workers, reason)
+
+
+def _model(now: _Chooser, facts: DataFacts) -> None:
+    on_cpu = str(now["compute.device"]).startswith("cpu")
+    largest = 96 if on_cpu else 224
+    side = max(16, min(facts.short_side, largest))
+    patch = 4 if side <= 40 else 8 if side <= 112 else 14
+    size = "tiny" if on_cpu else "small"
+    now.choose(
+        "model.arch",
+        f"vit_{size}_patch{patch}",
+        f"{'a CPU' if on_cpu else 'a GPU'}, images of about {facts.short_side} px",
+    )
+    patch = _patch_size(str(now["model.arch"])) or patch
+    crop = round_to(side, patch)
+    now.choose("crops.global_size", crop, f"median short side {facts.short_side} px, patch {patch}")
+    local = round_to(now["crops.global_size"] * 3 / 7, patch)
+    now.choose("crops.local_size", local, f"3/7 of the global crop, a multiple of {patch}")
+
+
+def _patch_size(arch: str) -> int | None:
+    """The patch size in an architecture's name, if the name has one."""
+    digits = arch.partition("patch")[2].partition("_")[0]
+    return int(digits) if digits.isdigit() else None
+
+
+def round_to(value: float, multiple: int) -> int:
+    """The multiple of `multiple` nearest to `value`, at least one."""
+    return max(1, round(value / multiple)) * multiple
+
+
+def _schedule(now: _Chooser, facts: DataFacts) -> None:
+    on_cpu = str(now["compute.device"]).startswith("cpu")
+    batch = min(32 if on_cpu else 128, 2 ** int(math.log2(max(facts.images, 2))))
+    accumulation = int(now["schedule.accumulation"])
+    batch = max(batch // accumulation, 1) * accumulation
+    now.choose("schedule.batch_size", batch, "a CPU" if on_cpu else "one GPU")
+    batch = int(now["schedule.batch_size"])
+    passes = 100 if facts.images < 100_000 else 30
+    steps = max(500, min(passes * facts.images // batch, 5_000 if on_cpu else 125_000))
+    now.choose("schedule.steps", steps, f"about {steps * batch / facts.images:.0f} passes over the images")
+    steps = int(now["schedule.steps"])
+    now.choose("optim.warmup_steps", steps // 10, "a tenth of the run")
+    now.choose("optim.freeze_last_layer_steps", steps // 100, "a hundredth of the run")
+    now.choose("teacher.temp_warmup_steps", steps * 3 // 10, "three tenths of the run")
+
+
+def _objective(now: _Chooser, facts: DataFacts) -> None:
+    prototypes = int(min(65536, max(1024, 2 ** round(math.log2(max(facts.images, 2))))))
+    now.choose("objective.out_dim", prototypes, f"about one prototype an image, {facts.images} images")
+
+
+def _bookkeeping(now: _Chooser, facts: DataFacts) -> None:
+    steps = int(now["schedule.steps"])
+    now.choose("log.every", max(1, min(50, steps // 200)), "about two hundred lines")
+    now.choose("checkpoint.every", max(1, steps // 20), "twenty in the run")
+    if facts.labelled:
+        now.choose("online_eval.every", max(1, steps // 10), "labels found: ten times in the run")
+    else:
+        now.choose("online_eval.every", 0, "no labels found")

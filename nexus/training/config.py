@@ -1,0 +1,181 @@
+"""The whole configuration of a training run, one tree; `nexus train a.b=c` reaches every leaf.
+
+The defaults are those of the official ViT-L/16 recipe. What a user leaves out is not taken from them but
+chosen for the data and the machine at hand, and said: see `nexus.training.auto`. Sections that change
+results come first; `compute` and those below it should not.
+"""
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from nexus.config import Config
+from nexus.data.loader import DataConfig
+from nexus.data.masking import MaskConfig
+from nexus.data.multicrop import CropConfig
+from nexus.models.ssl import ObjectiveConfig
+from nexus.schedules import Schedule, cosine, linear_then_constant
+from nexus.training.optim import OptimConfig
+from nexus.training.step import StepValues
+
+
+class ModelConfig(Config):
+    """The backbone. Fields left out come from the architecture's name."""
+
+    arch: str = "vit_large_patch16"
+    """Architecture: `vit_{tiny,small,base,large,giant}_patch{P}[_reg{R}][_swiglu]`; `--model` sets it."""
+    depth: int | None = None
+    """Number of blocks, where it differs from the architecture's."""
+    embed_dim: int | None = None
+    """Width of a token, where it differs from the architecture's."""
+    num_heads: int | None = None
+    """Attention heads, where they differ from the architecture's."""
+    num_register_tokens: int | None = None
+    """Register tokens, where they differ from the architecture's."""
+    ffn_layer: str | None = None
+    """`mlp`, `swiglu` or `swiglufused`, where it differs from the architecture's."""
+    drop_path_rate: float = 0.0
+    """Share of residual branches skipped in training (exact counts); official: 0.3 to 0.4 for ViT-L and -g."""
+    init_values: float = 1e-5
+    """Initial LayerScale; 0 builds none."""
+    init: str = ""
+    """Weight file to start from (backbone only); `--init` sets it."""
+
+
+class TeacherConfig(Config):
+    """How the teacher follows the student, and how sharp its targets are."""
+
+    momentum: float = 0.992
+    """EMA momentum at the start."""
+    momentum_end: float = 1.0
+    """EMA momentum at the end of its cosine."""
+    temp_start: float = 0.04
+    """Teacher temperature at the start."""
+    temp: float = 0.07
+    """Teacher temperature after the warm-up."""
+    temp_warmup_steps: int = 37_500
+    """Steps over which the temperature rises."""
+
+
+class ScheduleConfig(Config):
+    """How long to train and with how many images a step."""
+
+    steps: int = 125_000
+    """Optimizer steps; `--steps` sets it."""
+    batch_size: int = 2048
+    """Images per step over all devices and micro-batches."""
+    accumulation: int = 1
+    """Micro-batches per step. Centering sees the whole batch; KoLeo and Sinkhorn see one micro-batch."""
+
+
+class ComputeConfig(Config):
+    """Device and precision."""
+
+    device: str = "cuda"
+    """`cpu`, `cuda`, `cuda:1` or `mps`."""
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    """Arithmetic of the networks; losses are always computed in fp32."""
+    threads: int = 0
+    """CPU threads of the training process; 0: one for each core."""
+
+
+class CheckpointConfig(Config):
+    """When the state of the run is saved."""
+
+    every: int = 3750
+    """Steps between checkpoints."""
+    keep: int = 2
+    """Newest checkpoints that are kept."""
+
+
+class LogConfig(Config):
+    """What is written while training."""
+
+    every: int = 10
+    """Steps between lines of metrics.jsonl."""
+    max_bad_steps: int = 10
+    """Training stops after this many steps in a row with a loss or gradient that is not finite."""
+
+
+class OnlineEvalConfig(Config):
+    """k-NN on the labels of the data, while training, where there are labels."""
+
+    every: int = 12_500
+    """Steps between evaluations; 0: never."""
+    data: str = ""
+    """Labelled data to evaluate on; left out: the training data, if they have labels."""
+    max_images: int = 2000
+    """Images used, half of them as the bank where there are no splits."""
+
+
+class TrainConfig(Config):
+    """One run."""
+
+    seed: int = 0
+    """Seed of weights, order, crops and masks; the same seed gives the same run."""
+    model: ModelConfig = ModelConfig()
+    """The backbone."""
+    objective: ObjectiveConfig = ObjectiveConfig()
+    """Losses, heads, centering."""
+    crops: CropConfig = CropConfig()
+    """Crops and augmentation."""
+    masks: MaskConfig = MaskConfig()
+    """Masked patches."""
+    data: DataConfig = DataConfig()
+    """Images."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """Length and batch."""
+    optim: OptimConfig = OptimConfig()
+    """Optimizer."""
+    teacher: TeacherConfig = TeacherConfig()
+    """Teacher."""
+    compute: ComputeConfig = ComputeConfig()
+    """Device and precision."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """Checkpoints."""
+    log: LogConfig = LogConfig()
+    """Logging."""
+    online_eval: OnlineEvalConfig = OnlineEvalConfig()
+    """Evaluation while training."""
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> "TrainConfig":
+        batch, parts = self.schedule.batch_size, self.schedule.accumulation
+        if parts < 1:
+            raise ValueError("schedule.accumulation must be 1 or more")
+        if batch < 1 or batch % parts:
+            raise ValueError(
+                f"schedule.batch_size={batch} cannot be split into schedule.accumulation={parts} "
+                "equal micro-batches"
+            )
+        return self
+
+
+class Schedules:
+    """Every scheduled value of a resolved configuration, by step."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        optim, teacher, total = config.optim, config.teacher, config.schedule.steps
+        self.freeze = optim.freeze_last_layer_steps
+        self.lr = Schedule(
+            base=optim.peak_lr(config.schedule.batch_size),
+            final=optim.min_lr,
+            total=total,
+            warmup=min(optim.warmup_steps, total),
+        )
+        self.weight_decay = cosine(optim.weight_decay, optim.weight_decay_end, total)
+        self.momentum = cosine(teacher.momentum, teacher.momentum_end, total)
+        self.teacher_temp = linear_then_constant(
+            teacher.temp_start, teacher.temp, teacher.temp_warmup_steps, total
+        )
+
+    def at(self, step: int) -> StepValues:
+        """The values of one step, counted from 0."""
+        lr = self.lr.at(step)
+        return StepValues(
+            lr=lr,
+            last_layer_lr=0.0 if step < self.freeze else lr,
+            weight_decay=self.weight_decay.at(step),
+            momentum=self.momentum.at(step),
+            teacher_temp=self.teacher_temp.at(step),
+        )

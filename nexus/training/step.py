@@ -1,0 +1,81 @@
+"""One training step: the heart of the package, in one screen."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nexus.data.batch import Batch
+from nexus.models.ssl.base import BaseSSL
+from nexus.training.optim import gradient_norms, set_rates
+
+HALF_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class StepValues:
+    """Every scheduled value of one step."""
+
+    lr: float
+    last_layer_lr: float
+    weight_decay: float
+    momentum: float
+    teacher_temp: float
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    """Mixed precision for `bf16` and `fp16`; nothing for `fp32`."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=HALF_TYPES[precision])
+
+
+def train_step(
+    model: BaseSSL,
+    micro_batches: Sequence[Batch],
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    values: StepValues,
+    *,
+    precision: str,
+    clip: float,
+) -> dict[str, Tensor]:
+    """Forward, backward, clip, update the student, move the teacher.
+
+    The gradient is the mean over `micro_batches`. Returns the metrics of the step as 0-d tensors. Where
+    loss or gradient is not finite nothing is updated, and `finite` is 0.
+    """
+    set_rates(
+        optimizer,
+        lr=values.lr,
+        last_layer_lr=values.last_layer_lr,
+        weight_decay=values.weight_decay,
+    )
+    optimizer.zero_grad(set_to_none=True)
+    gathered: list[dict[str, Tensor]] = []
+    for number, batch in enumerate(micro_batches, start=1):
+        with autocast(batch.global_crops.device, precision):
+            loss, metrics = model(
+                batch,
+                teacher_temp=values.teacher_temp,
+                last_micro_batch=number == len(micro_batches),
+            )
+        scaler.scale(loss / len(micro_batches)).backward()
+        gathered.append(metrics)
+    scaler.unscale_(optimizer)
+    norms = gradient_norms(model.trained_networks(), clip)
+    metrics = _mean(gathered)
+    finite = torch.isfinite(metrics["loss"]) & torch.stack(list(norms.values())).isfinite().all()
+    if finite:
+        scaler.step(optimizer)
+        model.update_teacher(values.momentum)
+    scaler.update()
+    metrics.update({f"grad_norm/{name}": norm for name, norm in norms.items()})
+    metrics["finite"] = finite.float()
+    return metrics
+
+
+def _mean(gathered: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {key: torch.stack([metrics[key].float() for metrics in gathered]).mean() for key in gathered[0]}

@@ -1,0 +1,177 @@
+"""The seed document's imports, constructors and training loop, as written; only sizes, paths, devices differ."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+
+from nexus.models.ssl import DINOv2, MultiCropAugmentation
+from nexus.models.ssl.base import BaseSSL
+from nexus.models.ssl.dinov2 import DINOv2Head
+from nexus.models.vision import VisionTransformer
+
+CONFIG = {
+    "backbone": "vit_base_patch14",
+    "img_size": 28,
+    "patch_size": 14,
+    "embed_dim": 32,
+    "depth": 2,
+    "num_heads": 2,
+    "out_dim": 64,
+    "batch_size": 4,
+    "epochs": 2,
+    "lr": 0.0005,
+    "weight_decay": 0.04,
+    "warmup_epochs": 1,
+}
+
+
+@pytest.fixture()
+def image_folder(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(4):
+            pixels = rng.integers(0, 255, (40, 48, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
+    return tmp_path
+
+
+def build_model() -> DINOv2:
+    return DINOv2(
+        backbone=CONFIG["backbone"],
+        img_size=CONFIG["img_size"],
+        patch_size=CONFIG["patch_size"],
+        embed_dim=CONFIG["embed_dim"],
+        depth=CONFIG["depth"],
+        num_heads=CONFIG["num_heads"],
+        out_dim=CONFIG["out_dim"],
+    )
+
+
+def get_lr(epoch, warmup_epochs, total_epochs, base_lr, min_lr=1e-6):
+    if epoch < warmup_epochs:
+        return base_lr * epoch / warmup_epochs
+    progress = (epoch - warmup_epochs) / (total_epochs - warmup_epochs)
+    return min_lr + (base_lr - min_lr) * 0.5 * (1 + torch.cos(torch.tensor(progress * 3.14159)))
+
+
+def test_the_training_loop_as_written(image_folder: Path, tmp_path: Path) -> None:
+    model = build_model()
+    model.total_epochs = CONFIG["epochs"]
+    transform = MultiCropAugmentation(
+        global_crops_scale=(0.4, 1.0),
+        local_crops_scale=(0.05, 0.4),
+        local_crops_number=3,
+        global_size=28,
+        local_size=14,
+    )
+    dataset = ImageFolder(str(image_folder), transform=transform)
+    dataloader = DataLoader(
+        dataset, batch_size=CONFIG["batch_size"], shuffle=True, num_workers=0, drop_last=True
+    )
+    param_groups = []
+    for name, param in model.student_backbone.named_parameters():
+        layer_id = int(name.split(".")[1]) if "blocks" in name else -1
+        lr_scale = 0.75 ** (12 - layer_id) if layer_id >= 0 else 1.0
+        param_groups.append(
+            {
+                "params": param,
+                "lr": CONFIG["lr"] * lr_scale,
+                "weight_decay": CONFIG["weight_decay"],
+            }
+        )
+    optimizer = torch.optim.AdamW(param_groups, lr=CONFIG["lr"])
+    teacher_before = model.teacher_backbone.blocks[0].mlp.fc1.weight.clone()
+    for epoch in range(CONFIG["epochs"]):
+        model.epoch = epoch
+        model.train()
+        lr = get_lr(epoch, CONFIG["warmup_epochs"], CONFIG["epochs"], CONFIG["lr"])
+        for param_group in optimizer.param_groups:
+            param_group["lr"] = lr * (param_group.get("lr_scale", 1.0))
+        for images, _ in dataloader:
+            loss, metrics = model(images)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.student_backbone.parameters(), 3.0)
+            torch.nn.utils.clip_grad_norm_(model.student_head.parameters(), 3.0)
+            optimizer.step()
+            model.update_teacher()
+            line = (
+                f"{metrics['loss']:.4f} {metrics['teacher_temp']:.4f} {metrics['ema_momentum']:.4f} "
+                f"{metrics['center_norm']:.4f}"
+            )
+            assert all(math.isfinite(float(value)) for value in line.split())
+    assert not torch.equal(teacher_before, model.teacher_backbone.blocks[0].mlp.fc1.weight)
+    path = tmp_path / "checkpoint.pth"
+    torch.save(
+        {
+            "epoch": epoch,
+            "student_backbone": model.student_backbone.state_dict(),
+            "student_head": model.student_head.state_dict(),
+            "teacher_backbone": model.teacher_backbone.state_dict(),
+            "teacher_head": model.teacher_head.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "center": model.center,
+        },
+        path,
+    )
+    assert torch.load(path, weights_only=True)["center"].shape == (1, 64)
+
+
+def test_vision_transformer_gives_cls_then_patches() -> None:
+    vit = VisionTransformer(img_size=28, patch_size=14, embed_dim=32, depth=1, num_heads=2)
+    tokens = vit(torch.randn(2, 3, 28, 28))
+    assert tokens[:, 0].shape == (2, 32)
+    assert tokens[:, 1:].shape == (2, 4, 32)
+
+
+def test_all_keywords_of_the_seed_are_accepted() -> None:
+    model = DINOv2(
+        backbone="vit_base_patch14",
+        img_size=28,
+        patch_size=14,
+        embed_dim=32,
+        depth=1,
+        num_heads=2,
+        out_dim=32,
+        student_temp=0.1,
+        teacher_temp_schedule=(0.04, 0.07),
+        warmup_teacher_temp_epochs=30,
+        center_momentum=0.9,
+        ema_momentum_schedule=(0.996, 1.0),
+        local_crops_number=8,
+        local_crops_scale=(0.05, 0.4),
+        global_crops_scale=(0.4, 1.0),
+    )
+    assert isinstance(model, BaseSSL)
+    assert model.get_ema_momentum(0) == pytest.approx(0.996)
+    assert model.get_ema_momentum(model.total_epochs) == pytest.approx(1.0)
+    assert DINOv2Head(16, hidden_dim=8, out_dim=12)(torch.randn(2, 16)).shape == (2, 12)
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("official", {0: 0.04, 15: 0.055, 30: 0.07, 99: 0.07}),
+        ("linear", {0: 0.04, 50: 0.055, 100: 0.07}),
+        ("seed", {0: 0.04, 29: 0.04, 30: 0.04, 65: 0.055, 100: 0.07}),
+    ],
+)
+def test_all_three_temperature_schedules(rule: str, expected: dict[int, float]) -> None:
+    model = build_model()
+    model.teacher_temp_rule = rule
+    for epoch, value in expected.items():
+        assert model.get_teacher_temp(epoch) == pytest.approx(value)
+
+
+def test_update_center_takes_raw_logits() -> None:
+    model = build_model()
+    logits = torch.randn(5, 64)
+    model.update_center(logits)
+    torch.testing.assert_close(model.center, 0.1 * logits.mean(0, keepdim=True))
