@@ -143,6 +143,10 @@ def test_unlabelled_unreadable_and_misspelt():
         extract(TinyBackbone(), MemoryImages(count=0), size=32)
     with pytest.raises(ConfigError, match="batch_sise"):
         extract(TinyBackbone(), MemoryImages(), batch_sise=3)
+    with pytest.raises(ConfigError, match="bf16"):
+        extract(TinyBackbone(), MemoryImages(), precision="bf61")
+    with pytest.raises(ConfigError, match="at least 1"):
+        extract(TinyBackbone(), MemoryImages(), batch_size=0)
     assert pick_device("cpu") == torch.device("cpu")
 
 
