@@ -1,0 +1,26 @@
+"""Weight files: write ours, read ours and the official ones, and say what any of them is.
+
+::
+
+    read        a file on disk         → plain tensors, never code
+    keys        anybody's key names    → the official ones of a backbone
+    infer       tensor shapes          → the architecture
+    source      what a user typed      → an architecture or a file
+    loading     all of them together; strict
+    writing     a backbone             → .safetensors and config.json
+    inspection  what is this?
+"""
+
+from nexus.weights.inspection import inspect, inspect_sentence
+from nexus.weights.loading import LoadReport, initialise_from, load, load_with_report
+from nexus.weights.writing import save_backbone
+
+__all__ = [
+    "LoadReport",
+    "initialise_from",
+    "inspect",
+    "inspect_sentence",
+    "load",
+    "load_with_report",
+    "save_backbone",
+]

@@ -1,0 +1,88 @@
+"""A backbone on disk: `*.safetensors` with official keys, and a `config.json` that describes it."""
+
+import contextlib
+import datetime
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nexus import __version__, checkpoint
+from nexus.errors import RunError
+from nexus.models.vision import VisionTransformer
+
+FORMAT_VERSION = 1
+LICENCE = "not stated; nexus claims no rights in weights that are trained with it"
+
+
+def save_backbone(
+    model: VisionTransformer,
+    folder: Path,
+    *,
+    file_name: str = "model.safetensors",
+    provenance: Mapping[str, Any],
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> None:
+    """Write `folder/file_name` and `folder/config.json`; each is either the old or the new one, never half.
+
+    ::
+
+        {"format": "nexus", "format_version": 1,
+         "architecture": every field of ViTConfig,
+         "normalization": {"mean": [...], "std": [...]},            of the channels, in 0..1
+         "licence": provenance["licence"], or a sentence,
+         "provenance": {"nexus": version, "date": UTC, **provenance}}
+
+    The same JSON is in the metadata of the tensor file, so that the file alone is enough. Stochastic depth
+    is a setting of training and is written as 0. Raises `RunError` when the disk refuses.
+    """
+    config = describe(model, provenance, mean, std)
+    target = folder / file_name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_tensors(model, target, config)
+        checkpoint.write_atomic(folder / "config.json", json.dumps(config, indent=2) + "\n")
+        checkpoint.sync_folder(folder)
+    except OSError as error:
+        raise RunError(
+            f"the weights could not be written to {target}: {error.strerror or error}. Free space or mend "
+            "the permissions; what was there before is intact"
+        ) from error
+
+
+def describe(
+    model: VisionTransformer, provenance: Mapping[str, Any], mean: Sequence[float], std: Sequence[float]
+) -> dict[str, Any]:
+    """The contents of `config.json`."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    facts = {"nexus": __version__, "date": now, **provenance}
+    licence = facts.pop("licence", LICENCE)
+    return {
+        "format": "nexus",
+        "format_version": FORMAT_VERSION,
+        "architecture": {**model.config.model_dump(mode="json"), "drop_path_rate": 0.0},
+        "normalization": {"mean": list(mean), "std": list(std)},
+        "licence": licence,
+        "provenance": facts,
+    }
+
+
+def _write_tensors(model: VisionTransformer, target: Path, config: Mapping[str, Any]) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    metadata = {"format": "nexus", "version": str(FORMAT_VERSION), "config": json.dumps(config)}
+    writing = target.with_name(f".{target.name}.writing")
+    try:
+        save_file(tensors, writing, metadata=metadata)
+        with writing.open("rb+") as file:
+            os.fsync(file.fileno())
+        writing.replace(target)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            writing.unlink(missing_ok=True)
