@@ -11,8 +11,8 @@ rules keep the pictures stable where people met flipped or washed-out ones:
 
 * Sign. An eigenvector's sign is arbitrary. Each axis is turned so that the middle of the images is
   brighter than their border; where the two are equal, so that its largest coordinate is positive.
-* Outliers. ViTs without registers put a few tokens of very large norm on plain background. At most one
-  token in twenty, those more than three times as far from the median as is usual, is left out of the fit.
+* Outliers. ViTs without registers put a few tokens of very large norm on plain background. Tokens more than
+  twice as far from the median as 95 % of all tokens are left out of the fit (and coloured like the others).
 * Range. Colours run between two percentiles of the projections, not between their extremes.
 """
 
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from nexus.errors import ConfigError
 
-FAR = 3.0
+FAR = 2.0
 RARE = 0.05
 TOLERANCE = 1e-6
 
@@ -108,10 +108,9 @@ def fit_basis(
 
 
 def _usual(table: Float[Tensor, "tokens dim"]) -> Bool[Tensor, " tokens"]:
-    """True for every token but rare, far-away ones. Many far tokens are no outliers but a region."""
+    """True for all but rare, far-away tokens; far tokens that are not rare are a region of the image."""
     distance = (table - table.median(dim=0).values).norm(dim=1)
-    usual = distance <= FAR * distance.median()
-    return usual if usual.double().mean() >= 1 - RARE else torch.ones_like(usual)
+    return distance <= FAR * float(np.quantile(distance.numpy(), 1 - RARE))
 
 
 def _leading_axes(centered: Float[Tensor, "tokens dim"]) -> Float[Tensor, "3 dim"]:
