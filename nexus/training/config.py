@@ -7,9 +7,9 @@ results come first; `compute` and those below it should not.
 
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from nexus.config import Config
+from nexus.config import Config, Share
 from nexus.data.loader import DataConfig
 from nexus.data.masking import MaskConfig
 from nexus.data.multicrop import CropConfig
@@ -24,19 +24,19 @@ class ModelConfig(Config):
 
     arch: str = "vit_large_patch16"
     """Architecture: `vit_{tiny,small,base,large,giant}_patch{P}[_reg{R}][_swiglu]`; `--model` sets it."""
-    depth: int | None = None
+    depth: PositiveInt | None = None
     """Number of blocks, where it differs from the architecture's."""
-    embed_dim: int | None = None
+    embed_dim: PositiveInt | None = None
     """Width of a token, where it differs from the architecture's."""
-    num_heads: int | None = None
+    num_heads: PositiveInt | None = None
     """Attention heads, where they differ from the architecture's."""
-    num_register_tokens: int | None = None
+    num_register_tokens: NonNegativeInt | None = None
     """Register tokens, where they differ from the architecture's."""
     ffn_layer: str | None = None
     """`mlp`, `swiglu` or `swiglufused`, where it differs from the architecture's."""
-    drop_path_rate: float = 0.0
-    """Share of residual branches skipped in training (exact counts); official: 0.3 to 0.4 for ViT-L and -g."""
-    init_values: float = 1e-5
+    drop_path_rate: Share = 0.0
+    """Share of residual branches skipped in training (exact counts); official: 0.3 to 0.4 for large ones."""
+    init_values: NonNegativeFloat = 1e-5
     """Initial LayerScale; 0 builds none."""
     init: str = ""
     """Weight file to start from (backbone only); `--init` sets it."""
@@ -45,26 +45,26 @@ class ModelConfig(Config):
 class TeacherConfig(Config):
     """How the teacher follows the student, and how sharp its targets are."""
 
-    momentum: float = 0.992
+    momentum: Share = 0.992
     """EMA momentum at the start."""
-    momentum_end: float = 1.0
+    momentum_end: Share = 1.0
     """EMA momentum at the end of its cosine."""
-    temp_start: float = 0.04
+    temp_start: PositiveFloat = 0.04
     """Teacher temperature at the start."""
-    temp: float = 0.07
+    temp: PositiveFloat = 0.07
     """Teacher temperature after the warm-up."""
-    temp_warmup_steps: int = 37_500
+    temp_warmup_steps: NonNegativeInt = 37_500
     """Steps over which the temperature rises."""
 
 
 class ScheduleConfig(Config):
     """How long to train and with how many images a step."""
 
-    steps: int = 125_000
+    steps: PositiveInt = 125_000
     """Optimizer steps; `--steps` sets it."""
-    batch_size: int = 2048
+    batch_size: PositiveInt = 2048
     """Images per step over all devices and micro-batches."""
-    accumulation: int = 1
+    accumulation: PositiveInt = 1
     """Micro-batches per step. Centering sees the whole batch; KoLeo and Sinkhorn see one micro-batch."""
 
 
@@ -75,36 +75,36 @@ class ComputeConfig(Config):
     """`cpu`, `cuda`, `cuda:1` or `mps`."""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     """Arithmetic of the networks; losses are always computed in fp32."""
-    threads: int = 0
+    threads: NonNegativeInt = 0
     """CPU threads of the training process; 0: one for each core."""
 
 
 class CheckpointConfig(Config):
     """When the state of the run is saved."""
 
-    every: int = 3750
+    every: PositiveInt = 3750
     """Steps between checkpoints."""
-    keep: int = 2
+    keep: PositiveInt = 2
     """Newest checkpoints that are kept."""
 
 
 class LogConfig(Config):
     """What is written while training."""
 
-    every: int = 10
+    every: PositiveInt = 10
     """Steps between lines of metrics.jsonl."""
-    max_bad_steps: int = 10
+    max_bad_steps: PositiveInt = 10
     """Training stops after this many steps in a row with a loss or gradient that is not finite."""
 
 
 class OnlineEvalConfig(Config):
     """k-NN on the labels of the data, while training, where there are labels."""
 
-    every: int = 12_500
+    every: NonNegativeInt = 12_500
     """Steps between evaluations; 0: never."""
     data: str = ""
     """Labelled data to evaluate on; left out: the training data, if they have labels."""
-    max_images: int = 2000
+    max_images: PositiveInt = 2000
     """Images used, half of them as the bank where there are no splits."""
 
 
@@ -141,12 +141,10 @@ class TrainConfig(Config):
     @model_validator(mode="after")
     def _batch_divides(self) -> "TrainConfig":
         batch, parts = self.schedule.batch_size, self.schedule.accumulation
-        if parts < 1:
-            raise ValueError("schedule.accumulation must be 1 or more")
-        if batch < 1 or batch % parts:
+        if batch % parts:
             raise ValueError(
                 f"schedule.batch_size={batch} cannot be split into schedule.accumulation={parts} "
-                "equal micro-batches"
+                f"equal micro-batches; use schedule.batch_size={max(round(batch / parts), 1) * parts}"
             )
         return self
 

@@ -14,9 +14,10 @@ and `weight_g` are decayed.
 
 import math
 from collections.abc import Iterable
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 
 from nexus.config import Config
@@ -29,33 +30,35 @@ LEARNING_RATE_RULES = {
 }
 _FIRST = ("cls_token", "pos_embed", "mask_token", "register_tokens", "patch_embed")
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
 
 class OptimConfig(Config):
     """AdamW, its learning rate and weight decay over the run."""
 
-    lr: float = 4e-3
+    lr: NonNegativeFloat = 4e-3
     """Peak learning rate before scaling by the batch."""
     lr_scaling: Literal["sqrt_1024", "linear_256", "none"] = "sqrt_1024"
     """How the peak grows with the global batch: × sqrt(batch / 1024), × batch / 256, or not at all."""
-    min_lr: float = 1e-6
+    min_lr: NonNegativeFloat = 1e-6
     """Learning rate at the end of the cosine."""
-    warmup_steps: int = 12_500
+    warmup_steps: NonNegativeInt = 12_500
     """Steps of linear warm-up."""
-    weight_decay: float = 0.04
+    weight_decay: NonNegativeFloat = 0.04
     """Weight decay at the start."""
-    weight_decay_end: float = 0.4
+    weight_decay_end: NonNegativeFloat = 0.4
     """Weight decay at the end of its cosine."""
-    beta1: float = 0.9
+    beta1: Beta = 0.9
     """AdamW's first momentum."""
-    beta2: float = 0.999
+    beta2: Beta = 0.999
     """AdamW's second momentum."""
-    clip_grad: float = 3.0
+    clip_grad: NonNegativeFloat = 3.0
     """Largest gradient norm, for each network separately; 0 switches clipping off."""
-    layer_decay: float = 0.9
+    layer_decay: PositiveFloat = 0.9
     """Learning rate factor from one layer to the one before it."""
-    patch_embed_lr: float = 0.2
+    patch_embed_lr: NonNegativeFloat = 0.2
     """Extra learning rate factor of the patch embedding."""
-    freeze_last_layer_steps: int = 1250
+    freeze_last_layer_steps: NonNegativeInt = 1250
     """Steps at the start during which the prototypes do not move."""
 
     def peak_lr(self, batch: int) -> float:

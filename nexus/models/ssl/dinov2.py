@@ -19,9 +19,10 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Float
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from nexus.config import Config
+from nexus.config import Config, Share
 from nexus.data.batch import Batch, Masks
 from nexus.data.masking import BlockMasker, MaskConfig
 from nexus.data.multicrop import MultiCropAugmentation
@@ -44,33 +45,33 @@ __all__ = ["DINOv2", "DINOv2Head", "MultiCropAugmentation", "ObjectiveConfig"]
 class ObjectiveConfig(Config):
     """The training objective: loss terms, heads, centering. Defaults are the official ones."""
 
-    out_dim: int = 65536
+    out_dim: PositiveInt = 65536
     """Prototypes K of the CLS head."""
-    bottleneck_dim: int = 256
+    bottleneck_dim: PositiveInt = 256
     """Width of the normalised layer before the prototypes."""
-    hidden_dim: int = 2048
+    hidden_dim: PositiveInt = 2048
     """Width of the hidden layers of the heads."""
-    head_layers: int = 3
+    head_layers: PositiveInt = 3
     """Linear layers of a head before the prototypes."""
     separate_patch_head: bool = False
     """Give the masked patches a head of their own (official ViT-L/14 and ViT-g/14 recipes)."""
-    patch_out_dim: int | None = None
+    patch_out_dim: PositiveInt | None = None
     """Prototypes of the separate patch head; left out: as `out_dim`."""
-    patch_bottleneck_dim: int = 256
+    patch_bottleneck_dim: PositiveInt = 256
     """Bottleneck of the separate patch head."""
     head_output: Literal["weight_norm", "seed"] = "weight_norm"
     """`seed` is the seed document's head, L2-normalised after the prototypes: see docs/fidelity.md."""
-    dino_weight: float = 1.0
+    dino_weight: NonNegativeFloat = 1.0
     """Weight of the DINO loss on CLS tokens."""
-    ibot_weight: float = 1.0
+    ibot_weight: NonNegativeFloat = 1.0
     """Weight of the iBOT loss on masked patches; 0 also switches the masks off."""
-    koleo_weight: float = 0.1
+    koleo_weight: NonNegativeFloat = 0.1
     """Weight of KoLeo, for each of the two global crops."""
     centering: Literal["centering", "sinkhorn_knopp"] = "centering"
     """How teacher logits become targets: softmax with a moving centre, or Sinkhorn-Knopp."""
-    center_momentum: float = 0.9
+    center_momentum: Share = 0.9
     """Momentum of the moving centre, per step."""
-    student_temp: float = 0.1
+    student_temp: PositiveFloat = 0.1
     """Softmax temperature of the student."""
 
 
