@@ -1,11 +1,10 @@
-"""Make the demo's embedded data set from a larger pack of images.
+"""Make the demo's embedded data set: ten photographs, cut into tiles of 64 pixels.
 
     python benchmarks/make_demo_data.py PACK OUT
 
-`PACK` is a folder with `manifest.csv` (columns key, split, file, label, class) and one
-`<pack>-<split>.tar` per split; here the pack `clothing10`. `OUT` gets `clothes-train.tar` (the pack's
-train and validation images), `clothes-test.tar` and `manifest.csv`. The same pack and the same Pillow
-give the same bytes: order, owner, mode and time of every member are fixed.
+`PACK` is the folder `large-photos`: one tar of camera photographs. `OUT` gets `photos-train.tar`,
+`photos-test.tar` and `manifest.csv`. The same pack and the same Pillow give the same bytes: order, owner,
+mode and time of every member are fixed.
 """
 
 import csv
@@ -19,65 +18,77 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-SHORT_SIDE = 96
-LONGEST_ASPECT = 1.5
-JPEG_QUALITY = 80
-SPLITS = {"train": "train", "validation": "train", "test": "test"}
+CLASSES = {
+    "Canon_PowerShot_A20": "stones",
+    "Casio_EX_Z3": "whale",
+    "Epson_PhotoPC_3000Z": "cactus",
+    "FujiFilm_MX_2900Zoom": "terrace",
+    "Kodak_DX4330": "butterfly",
+    "Kyocera_FC_S3": "city-hall",
+    "Nikon_Coolpix_775": "daisy",
+    "Panasonic_DMC_LC40": "flower-bed",
+    "Samsung_SM_J327T1": "monastery",
+    "Sanyo_S1": "offices",
+}
+"""What each photograph shows, by its file name in the pack; the label is its place in this order."""
+
+LONG_SIDE = 1200
+TILE = 64
+BLOCK = 3 * TILE
+JPEG_QUALITY = 85
+SPLITS = ("train", "test")
 COLUMNS = ("key", "split", "file", "label", "class")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One re-encoded image with its row of the new manifest."""
+    """One tile with its row of the manifest."""
 
     row: dict[str, str]
     jpeg: bytes
 
 
-def crop_long(image: Image.Image) -> Image.Image:
-    """The middle of an image whose longer side is more than 1.5 times the shorter; else the image."""
-    width, height = image.size
-    limit = round(min(width, height) * LONGEST_ASPECT)
-    if max(width, height) <= limit:
-        return image
-    if width > height:
-        left = (width - limit) // 2
-        return image.crop((left, 0, left + limit, height))
-    top = (height - limit) // 2
-    return image.crop((0, top, width, top + limit))
+def read_photos(pack: Path) -> dict[str, Image.Image]:
+    """The pack's photographs by name: upright, RGB, the longer side at 1,200 pixels."""
+    photos = {}
+    with tarfile.open(next(pack.glob("*.tar"))) as tar:
+        for member in tar:
+            stream = tar.extractfile(member)
+            if stream is not None:
+                photos[Path(member.name).stem] = upright(stream.read())
+    return photos
 
 
-def shrink(jpeg: bytes) -> bytes:
-    """The image with its shorter side at 96 pixels, upright, without metadata, as a JPEG."""
+def upright(jpeg: bytes) -> Image.Image:
+    """A photograph turned as its camera held it, at the demo's size (Lanczos)."""
     with Image.open(io.BytesIO(jpeg)) as opened:
-        image = crop_long(ImageOps.exif_transpose(opened).convert("RGB"))
-    scale = SHORT_SIDE / min(image.size)
+        image = ImageOps.exif_transpose(opened).convert("RGB")
+    scale = LONG_SIDE / max(image.size)
     size = (round(image.width * scale), round(image.height * scale))
-    small = image.resize(size, Image.Resampling.LANCZOS)
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def split_of(left: int, top: int) -> str:
+    """The split of the tile at this pixel: blocks of 3 × 3 tiles go to one split together."""
+    return "test" if (left // BLOCK + top // BLOCK) % 4 == 0 else "train"
+
+
+def tiles(photo: Image.Image, name: str, label: int) -> Iterator[Entry]:
+    """All whole tiles of a photograph, row by row; what remains at the right and below is left out."""
+    for row in range(photo.height // TILE):
+        for column in range(photo.width // TILE):
+            left, top = column * TILE, row * TILE
+            key = f"{name}_r{row:02d}_c{column:02d}"
+            values = (key, split_of(left, top), f"{key}.jpg", str(label), name)
+            cut = photo.crop((left, top, left + TILE, top + TILE))
+            yield Entry(dict(zip(COLUMNS, values, strict=True)), encode(cut))
+
+
+def encode(tile: Image.Image) -> bytes:
+    """The tile as a JPEG without metadata."""
     out = io.BytesIO()
-    small.save(out, "JPEG", quality=JPEG_QUALITY, optimize=True, subsampling="4:2:0")
+    tile.save(out, "JPEG", quality=JPEG_QUALITY, optimize=True, subsampling="4:2:0")
     return out.getvalue()
-
-
-def read_members(pack: Path) -> dict[str, bytes]:
-    """Every file of the pack's shards, by its name."""
-    members = {}
-    for shard in sorted(pack.glob("*.tar")):
-        with tarfile.open(shard) as tar:
-            for member in tar:
-                stream = tar.extractfile(member)
-                if stream is not None:
-                    members[member.name] = stream.read()
-    return members
-
-
-def entries(pack: Path) -> Iterator[Entry]:
-    """The new data set's images, in the order of the pack's manifest."""
-    members = read_members(pack)
-    with (pack / "manifest.csv").open(newline="") as stream:
-        for line in csv.DictReader(stream):
-            row = {name: line[name] for name in COLUMNS} | {"split": SPLITS[line["split"]]}
-            yield Entry(row, shrink(members[line["file"]]))
 
 
 def write_shard(path: Path, chosen: Iterable[Entry]) -> None:
@@ -91,7 +102,7 @@ def write_shard(path: Path, chosen: Iterable[Entry]) -> None:
 
 
 def write_manifest(path: Path, rows: Iterable[dict[str, str]]) -> None:
-    """The manifest of the new data set."""
+    """The manifest of the data set."""
     with path.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
         writer.writeheader()
@@ -101,10 +112,15 @@ def write_manifest(path: Path, rows: Iterable[dict[str, str]]) -> None:
 def make(pack: Path, out: Path) -> list[Path]:
     """Write the data set into `out`; the paths written."""
     out.mkdir(parents=True, exist_ok=True)
-    made = list(entries(pack))
+    photos = read_photos(pack)
+    made = [
+        entry
+        for label, (stem, name) in enumerate(CLASSES.items())
+        for entry in tiles(photos[stem], name, label)
+    ]
     written = []
-    for split in ("train", "test"):
-        shard = out / f"clothes-{split}.tar"
+    for split in SPLITS:
+        shard = out / f"photos-{split}.tar"
         write_shard(shard, [entry for entry in made if entry.row["split"] == split])
         written.append(shard)
     manifest = out / "manifest.csv"
