@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from nexus.data.datasets import ImageDataset, open_dataset
-from nexus.errors import choose
+from nexus.errors import ConfigError, unknown
 
 DEMO_NAME = "2,448 tiles of ten photographs"
 TILE = 64
@@ -34,7 +34,8 @@ def demo_data() -> Path:
 
 def mosaic(dataset: ImageDataset, photo: str) -> Mosaic:
     """Which tiles of the demo's images (both splits) make the photograph of this class."""
-    choose(photo, dataset.classes, "photo")
+    if photo not in dataset.classes:
+        raise ConfigError(unknown("photo", photo, dataset.classes))
     places = {}
     for index in range(len(dataset)):
         match = PLACE.match(dataset.name(index))
