@@ -1,27 +1,48 @@
 """The verbs: each parses, calls one function of the package, and shows the result."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
 from nexus import __version__
+from nexus.cli.layout import LENGTH, MACHINE, RESULT, WHAT, GroupedCommand
+from nexus.errors import choose
 
 app = typer.Typer(
     name="nexus",
     help="Self-supervised visual features from a folder of images (DINOv2).",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    epilog="Add --debug to any command to see the traceback of an error.",
+    epilog="nexus VERB --help lists its options; --debug shows the traceback of an error.",
 )
 
-Data = Annotated[str, typer.Option(help="Folder, glob, list, .tar, .zip, pack or synthetic:...")]
-Model = Annotated[str, typer.Option(help="Architecture name, run folder or weight file.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps or auto.")]
+
+_ENCODERS: dict[str, Literal["teacher", "student"]] = {"teacher": "teacher", "student": "student"}
+
+
+def _option(help: str, *names: str, group: str, metavar: str | None = None) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=group, metavar=metavar, show_default=False)
+
+
+Data = Annotated[str, _option("folder, list, .tar, .zip, ...", group=WHAT, metavar="SOURCE")]
+Model = Annotated[str, _option("run folder, weight file or name", group=WHAT, metavar="MODEL")]
+Encoder = Annotated[str, _option("teacher (default) or student", group=WHAT, metavar="NAME")]
+Size = Annotated[int | None, _option("side of the input; default: the model's", group=WHAT, metavar="PIXELS")]
+Device = Annotated[str, _option("auto (default), cpu, cuda, cuda:1, mps", group=MACHINE, metavar="NAME")]
+Precision = Annotated[str, _option("fp32 (default), bf16 or fp16", group=MACHINE, metavar="NAME")]
+BatchSize = Annotated[int, _option("images at once (64)", group=MACHINE, metavar="N")]
+Workers = Annotated[int, _option("processes that read images (0)", group=MACHINE, metavar="N")]
+Overwrite = Annotated[bool, _option("replace what --out holds", "--overwrite", group=RESULT)]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[section.key=value ...]", help="Any setting.")
+    list[str] | None,
+    typer.Argument(
+        metavar="section.key=value",
+        help="any setting, as in optim.lr=1e-3",
+        rich_help_panel=LENGTH,
+        show_default=False,
+    ),
 ]
 
 
@@ -40,13 +61,15 @@ def nexus(
     """Self-supervised visual features from a folder of images (DINOv2)."""
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the run and its report.")] = Path("runs/demo"),
-    steps: Annotated[int | None, typer.Option(help="Fewer or more steps than the recipe.")] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace an earlier demo.")] = False,
+    steps: Annotated[int | None, _option("other than the recipe's", group=LENGTH, metavar="N")] = None,
+    out: Annotated[Path, _option("folder of the run (runs/demo)", group=RESULT, metavar="FOLDER")] = Path(
+        "runs/demo"
+    ),
+    overwrite: Overwrite = False,
 ) -> None:
-    """Train on the embedded photos in minutes on a CPU, prove learning, leave a report."""
+    """Train on embedded photos in minutes, report."""
     from nexus.cli.show import demo_table
     from nexus.demo import run_demo
     from nexus.log import set_up
@@ -56,22 +79,36 @@ def demo(
     demo_table(result)
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 def train(
     overrides: Overrides = None,
-    data: Annotated[str | None, typer.Option(help="Images; labels are never needed.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder to create.")] = None,
-    model: Annotated[str | None, typer.Option(help="Architecture, e.g. vit_small_patch14_reg4.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="Settings by name or .yaml path.")] = None,
-    config: Annotated[Path | None, typer.Option(help="config.yaml of another run, to repeat it.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Run folder to go on with.")] = None,
-    init: Annotated[str | None, typer.Option(help="Weights to start from.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps (schedule.steps).")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images a step (schedule.batch_size).")] = None,
-    device: Device = "auto",
-    precision: Annotated[str, typer.Option(help="fp32, bf16, fp16 or auto.")] = "auto",
-    seed: Annotated[int | None, typer.Option(help="Seed of the whole run.")] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace an earlier run in --out.")] = False,
+    data: Annotated[
+        str | None, _option("folder, list, .tar, .zip, ...; needs no labels", group=WHAT, metavar="SOURCE")
+    ] = None,
+    model: Annotated[
+        str | None, _option("such as vit_small_patch14_reg4", group=WHAT, metavar="NAME")
+    ] = None,
+    init: Annotated[
+        str | None, _option("run folder or weights to start from", group=WHAT, metavar="MODEL")
+    ] = None,
+    resume: Annotated[Path | None, _option("go on with this run", group=WHAT, metavar="FOLDER")] = None,
+    steps: Annotated[int | None, _option("optimizer steps", group=LENGTH, metavar="N")] = None,
+    batch_size: Annotated[int | None, _option("images a step", group=LENGTH, metavar="N")] = None,
+    recipe: Annotated[
+        str | None, _option("settings by name or .yaml path", group=LENGTH, metavar="NAME")
+    ] = None,
+    config: Annotated[
+        Path | None, _option("config.yaml of a run to repeat", group=LENGTH, metavar="FILE")
+    ] = None,
+    seed: Annotated[int | None, _option("seed of the whole run (0)", group=LENGTH, metavar="N")] = None,
+    device: Annotated[
+        str | None, _option("auto (default), cpu, cuda, cuda:1, mps", group=MACHINE, metavar="NAME")
+    ] = None,
+    precision: Annotated[
+        str | None, _option("auto (default), fp32, bf16 or fp16", group=MACHINE, metavar="NAME")
+    ] = None,
+    out: Annotated[Path | None, _option("folder of the new run", group=RESULT, metavar="FOLDER")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Pretrain a backbone on unlabelled images."""
     from nexus.cli.show import train_summary
@@ -82,8 +119,8 @@ def train(
     flags = {
         "schedule.steps": steps,
         "schedule.batch_size": batch_size,
-        "compute.device": None if device == "auto" else device,
-        "compute.precision": None if precision == "auto" else precision,
+        "compute.device": device,
+        "compute.precision": precision,
         "seed": seed,
     }
     assignments = [f"{key}={value}" for key, value in flags.items() if value is not None]
@@ -101,19 +138,19 @@ def train(
     raise typer.Exit(train_summary(result))
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 def embed(
     data: Data,
     model: Model,
-    out: Annotated[Path, typer.Option(help="File to write: .parquet, .npy or .safetensors.")],
-    size: Annotated[int | None, typer.Option(help="Side of the square input; default: the model's.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Images at once.")] = 64,
-    workers: Annotated[int, typer.Option(help="Processes that read images.")] = 0,
+    out: Annotated[Path, _option(".parquet, .npy or .safetensors", group=RESULT, metavar="FILE")],
+    encoder: Encoder = "teacher",
+    size: Size = None,
     device: Device = "auto",
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
-    encoder: Annotated[str, typer.Option(help="teacher or student, of a run folder.")] = "teacher",
-    patches: Annotated[bool, typer.Option(help="Write patch features too.")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Replace an existing file.")] = False,
+    precision: Precision = "fp32",
+    batch_size: BatchSize = 64,
+    workers: Workers = 0,
+    patches: Annotated[bool, _option("write patch features too", "--patches", group=RESULT)] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write the features of every image to a file."""
     from nexus.cli.show import embed_summary, progress_bar
@@ -131,7 +168,7 @@ def embed(
             workers=workers,
             device=device,
             precision=precision,
-            encoder=encoder,
+            encoder=choose(encoder, _ENCODERS, "encoder"),
             patches=patches,
             overwrite=overwrite,
             progress=progress,
@@ -139,15 +176,22 @@ def embed(
     embed_summary(features, out)
 
 
-@app.command("eval")
+@app.command("eval", cls=GroupedCommand)
 def evaluate(
     data: Data,
     model: Model,
-    task: Annotated[str, typer.Option(help="Comma-separated: knn, linear.")] = "knn,linear",
-    out: Annotated[Path | None, typer.Option(help="Folder or .json file for the result.")] = None,
-    size: Annotated[int | None, typer.Option(help="Side of the square input; default: the model's.")] = None,
+    task: Annotated[str, _option("knn,linear (default), knn, linear", group=WHAT, metavar="NAMES")] = (
+        "knn,linear"
+    ),
+    encoder: Encoder = "teacher",
+    size: Size = None,
+    limit: Annotated[int | None, _option("most images of each split", group=WHAT, metavar="N")] = None,
     device: Device = "auto",
-    encoder: Annotated[str, typer.Option(help="teacher or student, of a run folder.")] = "teacher",
+    precision: Precision = "fp32",
+    batch_size: BatchSize = 64,
+    workers: Workers = 0,
+    out: Annotated[Path | None, _option("folder or .json file", group=RESULT, metavar="PATH")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Measure frozen features on labelled images."""
     from nexus.cli.show import eval_table, progress_bar
@@ -158,14 +202,36 @@ def evaluate(
     tasks = [name.strip() for name in task.split(",") if name.strip()]
     with progress_bar("features") as progress:
         result = run_evaluation(
-            data, model, tasks, out=out, size=size, device=device, encoder=encoder, progress=progress
+            data,
+            model,
+            tasks,
+            out=out,
+            overwrite=overwrite,
+            encoder=choose(encoder, _ENCODERS, "encoder"),
+            limit=limit,
+            size=size,
+            device=device,
+            precision=precision,
+            batch_size=batch_size,
+            workers=workers,
+            progress=progress,
         )
     eval_table(result)
 
 
-@app.command()
-def inspect(path: Annotated[str, typer.Argument(help="Weight file, run folder or data set.")]) -> None:
-    """Say what a weight file, run folder or data set is."""
+@app.command(cls=GroupedCommand)
+def inspect(
+    path: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH",
+            help="weight file, run folder or data set",
+            rich_help_panel=WHAT,
+            show_default=False,
+        ),
+    ],
+) -> None:
+    """Say what a file, run folder or data set is."""
     from nexus.cli.show import inspection
     from nexus.weights import inspect as look
 
