@@ -46,6 +46,16 @@ def best_device() -> tuple[str, str]:
     return "cpu", "no GPU found"
 
 
+def has_fast_bf16(kind: str) -> bool:
+    """Whether bf16 matrix products are faster than fp32 ones on a device of this kind."""
+    if kind == "cuda":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    if kind == "cpu" and hasattr(torch.cpu, "get_capabilities"):
+        able = torch.cpu.get_capabilities()
+        return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    return False
+
+
 def automatic(given: Tree, facts: DataFacts) -> tuple[Tree, list[Choice]]:
     """Complete the user's settings: the merged tree, and the choices that were made."""
     chooser = _Chooser(drop_auto(given))
@@ -98,10 +108,9 @@ def _compute(now: _Chooser) -> None:
     device, why = best_device()
     now.choose("compute.device", device, why)
     kind = str(now["compute.device"]).partition(":")[0]
-    half = kind == "cuda" and torch.cuda.is_bf16_supported()
-    now.choose(
-        "compute.precision", "bf16" if half else "fp32", f"{kind}: {'has' if half else 'no fast'} bf16"
-    )
+    half = has_fast_bf16(kind)
+    reason = f"this {kind} has {'fast' if half else 'no fast'} bf16 arithmetic"
+    now.choose("compute.precision", "bf16" if half else "fp32", reason)
     cores = os.cpu_count() or 1
     workers = min(cores, 16) if kind == "cuda" else 0
     reason = "one for each core" if workers else "the CPU is busy training; cropping takes turns with it"

@@ -10,9 +10,10 @@ import sys
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from nexus.models.vision import VisionTransformer, build_backbone
-from nexus.models.vision.layers import add_branch, kept_samples
+from nexus.models.vision.layers import add_branch, attend, kept_samples
 
 
 def tiny(**changes) -> VisionTransformer:
@@ -218,3 +219,10 @@ results[1].sum().backward()
 
 def test_compiles_to_one_graph():
     subprocess.run([sys.executable, "-c", COMPILED], check=True, timeout=240)
+
+
+def test_attention_written_out_equals_the_fused_kernel() -> None:
+    """bf16 on CPUs takes the path that is written out; both agree within bf16's rounding."""
+    query, key, value = torch.randn(3, 2, 2, 9, 16).bfloat16().unbind(0)
+    expected = F.scaled_dot_product_attention(query.float(), key.float(), value.float())
+    torch.testing.assert_close(attend(query, key, value).float(), expected, rtol=0.02, atol=0.02)
