@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nexus.data.batch import Fault, Sample, normalize
 from nexus.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Channels, EvalTransform, as_rgb, to_tensor
+from nexus.devices import pick_device
 from nexus.errors import ConfigError, DataError, ImageError, unknown
 
 log = logging.getLogger(__name__)
@@ -148,15 +149,6 @@ class View:
             raise ConfigError(unknown("precision", self.precision, ("fp32", *AUTOCAST)))
         if self.batch_size < 1:
             raise ConfigError(f"batch_size={self.batch_size} must be at least 1")
-
-
-def pick_device(name: torch.device | str) -> torch.device:
-    """`"auto"` as CUDA, else MPS, else CPU; any other name as the device it says."""
-    if str(name) != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def image_size(backbone: Backbone, size: int | None = None) -> int:

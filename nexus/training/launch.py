@@ -7,14 +7,18 @@ from typing import Any
 from nexus.config import Tree, build, from_dotted, merge, parse_overrides, read_yaml
 from nexus.data.datasets import ImageDataset, available_splits, open_dataset, scan
 from nexus.data.images import ImageLimits
+from nexus.devices import pick_device
 from nexus.errors import ConfigError
 from nexus.log import logger
+from nexus.models.vision import build_backbone
 from nexus.training.auto import DataFacts, automatic, drop_auto
 from nexus.training.config import TrainConfig
 from nexus.training.loop import RunResult, run
 from nexus.training.recipes import read_recipe
 from nexus.training.run import RunFolder
 from nexus.training.state import vit_config
+from nexus.training.summary import summary
+from nexus.weights import initialise_from
 
 
 def train(
@@ -55,16 +59,23 @@ def _dotted(overrides: Mapping[str, Any] | Sequence[str]) -> Tree:
 
 def _start(folder: RunFolder, given: Tree, overwrite: bool) -> RunResult:
     given = drop_auto(given)
-    build(TrainConfig, given)  # complain about typos before looking at the data
+    early = build(TrainConfig, given)  # complain about typos before looking at the data
+    vit_config(early.model, early.crops.global_size)
+    if "device" in (given.get("compute") or {}):
+        pick_device(early.compute.device)
     if not given.get("data", {}).get("source"):
         raise ConfigError("no data given: --data takes a folder, glob, list, tar, zip or pack")
     dataset, facts = open_data(given)
     settings, choices = automatic(given, facts)
     config = build(TrainConfig, settings)
     check(config, dataset)
+    if config.model.init:  # before anything is created: a mistake here should leave no folder
+        initialise_from(build_backbone(vit_config(config.model, config.crops.global_size)), config.model.init)
     folder.create(overwrite=overwrite)
     for choice in choices:
         logger.info("auto  %s", choice)
+    for line in summary(config, len(dataset), folder.path):
+        logger.info("%s", line)
     return run(config, dataset, folder)
 
 
@@ -79,6 +90,8 @@ def _resume(folder: RunFolder, given: Tree, out: str | Path | None) -> RunResult
     dataset, _ = open_data(settings)
     check(config, dataset)
     logger.info("resuming %s: %s", folder.path, folder.progress())
+    for line in summary(config, len(dataset), folder.path):
+        logger.info("%s", line)
     return run(config, dataset, folder)
 
 
@@ -98,6 +111,7 @@ def open_data(settings: Tree) -> tuple[ImageDataset, DataFacts]:
 
 def check(config: TrainConfig, dataset: ImageDataset) -> None:
     """Refuse combinations that would only fail, or quietly go wrong, later."""
+    pick_device(config.compute.device)
     patch = vit_config(config.model, config.crops.global_size).patch_size
     for name in ("global_size", "local_size"):
         size = getattr(config.crops, name)
@@ -105,12 +119,26 @@ def check(config: TrainConfig, dataset: ImageDataset) -> None:
             better = max(1, round(size / patch)) * patch
             raise ConfigError(
                 f"crops.{name}={size} is not a multiple of the patch size {patch} of {config.model.arch}; "
-                f"use {better}"
+                f"use crops.{name}={better}"
             )
-    if config.schedule.batch_size // config.schedule.accumulation < 2 and (config.objective.koleo_weight > 0):
-        raise ConfigError(
-            "schedule.batch_size / schedule.accumulation is 1, but KoLeo compares images with each "
-            "other; use 2 or more, or objective.koleo_weight=0"
-        )
     if not len(dataset):
         raise ConfigError(f"{dataset.description} holds no images")
+    if config.objective.koleo_weight > 0:
+        _check_koleo(config, len(dataset))
+
+
+def _check_koleo(config: TrainConfig, images: int) -> None:
+    """KoLeo pushes each image away from its nearest neighbour in the micro-batch, so it needs another one."""
+    batch, parts = config.schedule.batch_size, config.schedule.accumulation
+    off = "or switch KoLeo off with objective.koleo_weight=0"
+    if batch // parts < 2:
+        raise ConfigError(
+            f"schedule.batch_size={batch} in schedule.accumulation={parts} parts is one image at a time, but "
+            f"KoLeo compares images with each other; use schedule.batch_size={2 * parts}, {off}"
+        )
+    if batch // parts > images:
+        raise ConfigError(
+            f"schedule.batch_size={batch} is more than the {images} images there are, so a step would see an "
+            "image twice, and KoLeo would push its two copies apart; use "
+            f"{f'schedule.batch_size={images * parts}' if images > 1 else 'more images'}, {off}"
+        )
