@@ -26,8 +26,8 @@ CLASSES = {
     "Kodak_DX4330": "butterfly",
     "Kyocera_FC_S3": "city-hall",
     "Nikon_Coolpix_775": "daisy",
-    "Panasonic_DMC_LC40": "flower-bed",
-    "Samsung_SM_J327T1": "monastery",
+    "Panasonic_DMC_LC40": "tulips",
+    "Samsung_SM_J327T1": "abbey",
     "Sanyo_S1": "offices",
 }
 """What each photograph shows, by its file name in the pack; the label is its place in this order."""

@@ -1,8 +1,8 @@
 """`report.html`: what a training learned, on one page that needs no network and no script.
 
 The page opens with one sentence that says whether the features have become better, then shows the
-evidence: accuracies with intervals, loss curves, crops with their masks, patch-PCA and nearest
-neighbours before and after.
+evidence: accuracies with intervals, patch-PCA and nearest neighbours before and after, then how it came
+about: loss curves, crops with their masks.
 """
 
 import html
@@ -28,30 +28,34 @@ from nexus.viz.images import data_uri, figure_uri, square, thumbnail
 from nexus.viz.neighbors import Neighbors, Tile, is_right
 
 SCORES = """
-How often frozen features name the class of a test image: by a vote of the nearest training images
-(k-NN), and by a linear classifier trained on top. No label was used to train the backbone.
+How often frozen features tell from which photograph a test tile was cut: by a vote of the nearest training
+tiles (k-NN), and by a linear classifier trained on top. No label was used to train the backbone. Test and
+training tiles come from the same photographs, so this is about recognising materials and places.
 """
 CURVES = """
 Each term of the loss by training step. A model that gives the same answer to every image stays on the
 dashed line (ln K times the term’s weight); what lies below it was learned.
 """
 CROPS = """
-From every photo two large and several small crops are cut. The teacher sees the large ones whole; the
+From every tile two large and several small crops are cut. The teacher sees the large ones whole; the
 student sees all of them, with patches hidden (dark squares), and has to give the teacher’s answers.
 """
 PCA = """
-The three strongest directions of the patch features as red, green and blue: patches of one colour mean
-the same to the model. Before training that is brightness and place, with noise; the more a model has
-learned, the more the parts of things have colours of their own, alike in all photos.
+The three strongest directions of the patch features as red, green and blue, for whole photographs: patches
+of one colour mean the same to the model, in all three photos. Every tile was looked at by itself, so nothing
+but its own content says where it belongs; three of four were trained on. The colours of two models cannot be
+compared, only how cleanly they divide the photo.
 """
 NEIGHBORS = """
-For a test photo, the training photos that each model holds to be most like it, nearest first. Green
-frames show the same class, dashed red ones another.
+For a test tile, the training tiles that each model holds to be most like it, nearest first. Green
+frames show the same photograph, dashed red ones another. Of each photo the test tile with the most contrast
+was taken, whatever the result.
 """
 SETTINGS = "What was trained, and how."
 
 Z95 = 1.959964
 SHEET_WIDTH = 1500
+PHOTO_SIDE = 680
 
 
 @dataclass(frozen=True)
@@ -82,11 +86,15 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class PcaExample:
-    """An image with its patch colours before and after training (`patch_pca`, one pixel a patch)."""
+    """An image with its patch colours before and after training (`patch_pca`, one pixel a patch).
+
+    All three have the same shape: the colours cover the whole image.
+    """
 
     image: Image.Image
     before: Image.Image
     after: Image.Image
+    name: str = "photo"
 
 
 @dataclass(frozen=True)
@@ -134,7 +142,7 @@ def verdict(content: ReportContent) -> str:
     doubtful = [row.name for row in compared if not is_clear(last.knn, row.knn)]
     ending = ""
     if doubtful:
-        which = "" if len(doubtful) == len(compared) else f" to {doubtful[0]}"
+        which = "" if len(doubtful) == len(compared) else f" to {_article(doubtful[0])}"
         ending = f" The difference{which} is within the noise of {last.knn.total} images."
     if len(doubtful) == len(compared) > 1:
         ending = f" Both differences are within the noise of {last.knn.total} images."
@@ -165,10 +173,10 @@ def render(content: ReportContent) -> str:
     sections = (
         _header(content),
         _scores(content),
-        _curves(content),
-        _sheets(content),
         _pca(content),
         _neighbors(content),
+        _curves(content),
+        _sheets(content),
         _go_on(content),
     )
     body = "\n".join(part for part in sections if part)
@@ -276,13 +284,13 @@ def _pca(content: ReportContent) -> str:
         return ""
     cards = "".join(
         '<div class="card three">'
-        + _picture(data_uri(square(example.image, 240)), "photo")
+        + _picture(data_uri(thumbnail(example.image, PHOTO_SIDE)), example.name)
         + _picture(data_uri(example.before, "PNG"), "before", "patches")
         + _picture(data_uri(example.after, "PNG"), "after", "patches")
         + "</div>\n"
         for example in content.pca
     )
-    return _section("What the patches mean", PCA, f'<div class="cards">{cards}</div>')
+    return _section("What the patches mean", PCA, f'<div class="photos">{cards}</div>')
 
 
 def _picture(address: str, caption: str, kind: str = "") -> str:

@@ -88,6 +88,7 @@ figure { margin: 0; }
   grid-template-columns: repeat(auto-fill, minmax(min(430px, 100%), 1fr)); }
 .card { padding: 16px; background: var(--card); border: 1px solid var(--line);
   border-radius: 10px; }
+.photos { display: grid; gap: 22px; }
 .three { display: grid; grid-template-columns: repeat(3, 1fr); gap: 10px; }
 .three img { display: block; width: 100%; height: auto; border-radius: 4px; }
 .three .patches { image-rendering: pixelated; }
