@@ -1,8 +1,8 @@
 """The official head beside the seed's: the same training twice, only the head differs.
 
 The seed document normalises the K prototype logits themselves; the official code normalises a narrow
-bottleneck before them. This trains both on the demo photos, from the same weights, with the same crops, masks
-and rates, and writes what happened::
+bottleneck before them. This trains both on the demo's images, from the same weights, with the same crops,
+masks and rates, and writes what happened::
 
     python -m benchmarks.seed_head                                 # 65,536 prototypes, 30 steps
     python -m benchmarks.seed_head --steps 2 --prototypes 512      # does it run?
@@ -85,7 +85,7 @@ def configuration(options: argparse.Namespace, head: str) -> TrainConfig:
 
 
 def knn(state: TrainState, config: TrainConfig) -> dict[str, Any]:
-    """k-NN of the teacher on the demo's test photos, from its training photos."""
+    """k-NN of the teacher on the demo's test images, from its training images."""
     train, test, _ = labelled_splits(demo_data())
     size = config.crops.global_size
     backbone = state.model.teacher_backbone
@@ -100,7 +100,7 @@ def train_with(head: str, options: argparse.Namespace, dataset: ImageDataset) ->
         state = build_state(config, CPU)
     before = knn(state, config)
     schedules, rows, start = Schedules(config), [], time.monotonic()
-    for step, batch in enumerate(batches(config, dataset, state, CPU)):
+    for step, batch in enumerate(batches(config, dataset, state.step, CPU)):
         torch.manual_seed(config.seed + step)
         metrics = train_step(
             state.model,
@@ -141,7 +141,7 @@ def report(options: argparse.Namespace, trained: dict[str, Trained]) -> str:
         "",
         f"Command: `python -m benchmarks.seed_head {shlex.join(options.typed)}`".rstrip(" `") + "`  ",
         f"Date: {datetime.date.today().isoformat()}. Hardware: {hardware()}. torch {torch.__version__}.  ",
-        f"Data: {len(open_dataset(demo_data(), 'train'))} demo photos. {options.steps} steps of "
+        f"Data: {len(open_dataset(demo_data(), 'train'))} demo images. {options.steps} steps of "
         f"{options.batch_size} images, 2 crops of {side} px and {options.local_crops} of {local} px, "
         f"{config.model.arch} of width {config.model.embed_dim} and depth {config.model.depth}, hidden width "
         f"2048, peak learning rate {config.optim.peak_lr(options.batch_size):.2g}, seed {options.seed}.",
@@ -188,7 +188,7 @@ def knn_table(trained: dict[str, Trained]) -> list[str]:
     """k-NN accuracy of the teacher before and after, with intervals."""
     first = next(iter(trained.values()))
     lines = [
-        f"k-NN of the teacher, k = {first.before['headline_k']}, {first.before['samples']} test photos, "
+        f"k-NN of the teacher, k = {first.before['headline_k']}, {first.before['samples']} test images, "
         f"chance {100 * first.before['chance']:.0f} %:",
         "",
         "| head | before | after | 95 % interval after |",
