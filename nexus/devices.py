@@ -24,8 +24,7 @@ def pick_device(name: torch.device | str) -> torch.device:
         raise ConfigError(unknown("device", name, (*_DEVICES, "cuda:1", "auto")))
     count = _DEVICES[kind]()
     if not count:
-        cause = f"torch {torch.__version__} sees none" if kind == "cuda" else "this is no Apple computer"
-        raise ConfigError(f"device {name} is not there: {cause}; use cpu or auto")
+        raise ConfigError(f"device {name} is not there: torch {torch.__version__} sees none; use cpu or auto")
     if int(index or 0) >= count:
         raise ConfigError(f"device {name} is not there: {kind} devices here are 0 to {count - 1}; use {kind}")
     return torch.device(name)

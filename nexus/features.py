@@ -147,8 +147,10 @@ class View:
     def __post_init__(self) -> None:
         if self.precision not in ("fp32", *AUTOCAST):
             raise ConfigError(unknown("precision", self.precision, ("fp32", *AUTOCAST)))
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size={self.batch_size} must be at least 1")
+        for name, least in (("size", 1), ("resize", 1), ("batch_size", 1), ("workers", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(f"{name}={value} should be {least} or more")
 
 
 def image_size(backbone: Backbone, size: int | None = None) -> int:

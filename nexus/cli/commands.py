@@ -22,8 +22,10 @@ app = typer.Typer(
 _ENCODERS: dict[str, Literal["teacher", "student"]] = {"teacher": "teacher", "student": "student"}
 
 
-def _option(help: str, *names: str, group: str, metavar: str | None = None) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=group, metavar=metavar, show_default=False)
+def _option(help: str, *names: str, group: str, metavar: str | None = None, least: int | None = None) -> Any:
+    return typer.Option(
+        *names, help=help, rich_help_panel=group, metavar=metavar, show_default=False, min=least
+    )
 
 
 Data = Annotated[str, _option("folder, list, .tar, .zip, ...", group=WHAT, metavar="SOURCE")]
@@ -185,7 +187,9 @@ def evaluate(
     ),
     encoder: Encoder = "teacher",
     size: Size = None,
-    limit: Annotated[int | None, _option("most images of each split", group=WHAT, metavar="N")] = None,
+    limit: Annotated[
+        int | None, _option("most images of each split", group=WHAT, metavar="N", least=1)
+    ] = None,
     device: Device = "auto",
     precision: Precision = "fp32",
     batch_size: BatchSize = 64,

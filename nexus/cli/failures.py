@@ -13,7 +13,7 @@ import errno
 
 import typer
 
-from nexus.errors import NexusError
+from nexus.errors import NexusError, nearest
 
 UsageError = typer.BadParameter.__mro__[1]
 """Base of everything that typer says about options (typer does not export it)."""
@@ -57,11 +57,26 @@ def explain(error: BaseException) -> tuple[str, int]:
 
 def _usage(error: BaseException) -> str:
     """What typer says about an option, in one line."""
-    text = error.format_message().strip().rstrip(".")  # type: ignore[attr-defined]
-    text = text[:1].lower() + text[1:]
     context = getattr(error, "ctx", None)
     verb = context.command_path if context else "nexus"
     option = getattr(error, "option_name", "")
     if "." in option:
-        return f"{text}; settings are written without dashes: {option.lstrip('-')}=VALUE"
-    return f"{text}; `{verb} --help` lists the options"
+        return f"no option {option}; settings are written without dashes: {option.lstrip('-')}=VALUE"
+    if option and context:
+        known = [name for parameter in context.command.params for name in parameter.opts]
+        guess = nearest(option, [name for name in known if name.startswith("--")])
+        text = f"no option {option}" + (f"; did you mean {guess}?" if guess else "")
+    else:
+        text = error.format_message().strip().rstrip(".")  # type: ignore[attr-defined]
+        text = text[:1].lower() + text[1:]
+        for long, short in _TYPER_WORDS.items():
+            text = text.replace(long, short)
+    return f"{text} (`{verb} --help` lists the options)"
+
+
+_TYPER_WORDS = {
+    "Input should be a valid integer, unable to parse string as an integer": "it should be a whole number",
+    "Input should be a valid integer, got a number with a fractional part": "it should be a whole number",
+    "Input should be ": "it should be ",
+}
+"""How typer's and pydantic's words are said here."""

@@ -109,6 +109,8 @@ def _table(result: Result, tasks: Sequence[str]) -> list[Result]:
 
 
 def _free(out: Path, overwrite: bool) -> Path:
+    if out.suffix != ".json" and out.is_file():
+        raise RunError(f"{out} is a file; --out takes a folder, or a file that ends in .json")
     file = out if out.suffix == ".json" else out / "eval.json"
     if file.exists() and not overwrite:
         raise RunError(f"{file} exists; choose another --out, or replace it with --overwrite")

@@ -5,9 +5,9 @@ chosen for the data and the machine at hand, and said: see `nexus.training.auto`
 results come first; `compute` and those below it should not.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from nexus.config import Config, Share
 from nexus.data.loader import DataConfig
@@ -111,7 +111,7 @@ class OnlineEvalConfig(Config):
 class TrainConfig(Config):
     """One run."""
 
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of weights, order, crops and masks; the same seed gives the same run."""
     model: ModelConfig = ModelConfig()
     """The backbone."""

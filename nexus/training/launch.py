@@ -1,6 +1,6 @@
 """From what a user types to a running training: settings, data, run folder, loop."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,8 @@ from nexus.config import Tree, build, from_dotted, merge, parse_overrides, read_
 from nexus.data.datasets import ImageDataset, available_splits, open_dataset, scan
 from nexus.data.images import ImageLimits
 from nexus.devices import pick_device
-from nexus.errors import ConfigError
+from nexus.errors import ConfigError, DataError
+from nexus.evals.splits import labelled_splits, split_labelled
 from nexus.log import logger
 from nexus.models.vision import build_backbone
 from nexus.training.auto import DataFacts, automatic, drop_auto
@@ -44,17 +45,36 @@ def train(
     flags = {"data.source": data, "model.arch": model, "model.init": init}
     given = merge(given, from_dotted({k: str(v) for k, v in flags.items() if v is not None}))
     if resume is not None:
-        return _resume(RunFolder(resume), given, out)
+        others = {"--recipe": recipe, "--config": config, "--init": init, "--overwrite": overwrite}
+        _refuse_beside_resume(resume, [name for name, value in others.items() if value], out)
+        return _resume(RunFolder(resume), given)
     if out is None:
         raise ConfigError("no run folder given: --out says where the run leaves everything")
-    layers = [read_recipe(recipe) if recipe else {}, read_yaml(Path(config)) if config else {}]
-    return _start(RunFolder(out), merge(*layers, given), overwrite)
+    base = merge(read_recipe(recipe) if recipe else {}, read_yaml(_config_file(config)) if config else {})
+    return _start(RunFolder(out), merge(_without_shape(base, given), given), overwrite)
 
 
 def _dotted(overrides: Mapping[str, Any] | Sequence[str]) -> Tree:
     if isinstance(overrides, Mapping):
         return from_dotted({k: str(v) if isinstance(v, Path) else v for k, v in overrides.items()})
     return parse_overrides(overrides)
+
+
+def _config_file(path: str | Path) -> Path:
+    """The file, or the one in a run folder."""
+    return Path(path) / "config.yaml" if Path(path).is_dir() else Path(path)
+
+
+def _without_shape(base: Tree, given: Tree) -> Tree:
+    """A recipe's sizes belong to its architecture: they go when the user names another one."""
+    arch = given.get("model", {}).get("arch", "auto") if isinstance(given.get("model"), dict) else "auto"
+    model = base.get("model")
+    if arch == "auto" or not isinstance(model, dict) or model.get("arch") == arch:
+        return base
+    return {**base, "model": {key: value for key, value in model.items() if key not in _SHAPE}}
+
+
+_SHAPE = ("depth", "embed_dim", "num_heads", "num_register_tokens", "ffn_layer")
 
 
 def _start(folder: RunFolder, given: Tree, overwrite: bool) -> RunResult:
@@ -67,6 +87,7 @@ def _start(folder: RunFolder, given: Tree, overwrite: bool) -> RunResult:
         raise ConfigError("no data given: --data takes a folder, glob, list, tar, zip or pack")
     dataset, facts = open_data(given)
     settings, choices = automatic(given, facts)
+    settings = _with_possible_evaluation(settings, dataset)
     config = build(TrainConfig, settings)
     check(config, dataset)
     if config.model.init:  # before anything is created: a mistake here should leave no folder
@@ -74,25 +95,38 @@ def _start(folder: RunFolder, given: Tree, overwrite: bool) -> RunResult:
     folder.create(overwrite=overwrite)
     for choice in choices:
         logger.info("auto  %s", choice)
-    for line in summary(config, len(dataset), folder.path):
-        logger.info("%s", line)
+    _say(summary(config, len(dataset), folder.path))
     return run(config, dataset, folder)
 
 
-def _resume(folder: RunFolder, given: Tree, out: str | Path | None) -> RunResult:
-    if out is not None and Path(out) != folder.path:
+def _refuse_beside_resume(resume: str | Path, others: list[str], out: str | Path | None) -> None:
+    """A resumed run has its folder, settings and weights already."""
+    if out is not None and Path(out) != Path(resume):
         raise ConfigError(
-            f"--resume {folder.path} goes on in that folder; leave out --out, or start a new run from its "
-            f"weights with --init {folder.path} --out {out}"
+            f"--resume {resume} goes on in that folder; leave out --out, or start a new run from its "
+            f"weights with --init {resume} --out {out}"
         )
+    if others:
+        raise ConfigError(
+            f"--resume {resume} goes on with its own settings and weights; leave out {' and '.join(others)}, "
+            "or start a new run with --out"
+        )
+
+
+def _resume(folder: RunFolder, given: Tree) -> RunResult:
     settings = merge(folder.settings(), drop_auto(given))
     config = build(TrainConfig, settings)
     dataset, _ = open_data(settings)
     check(config, dataset)
     logger.info("resuming %s: %s", folder.path, folder.progress())
-    for line in summary(config, len(dataset), folder.path):
-        logger.info("%s", line)
+    if folder.step() < config.schedule.steps:
+        _say(summary(config, len(dataset), folder.path))
     return run(config, dataset, folder)
+
+
+def _say(lines: Iterable[str]) -> None:
+    for line in lines:
+        logger.info("%s", line)
 
 
 def open_data(settings: Tree) -> tuple[ImageDataset, DataFacts]:
@@ -107,6 +141,22 @@ def open_data(settings: Tree) -> tuple[ImageDataset, DataFacts]:
     logger.info("data  %s: %s", dataset.description, report.sentence())
     short_side = int(min(report.median_width, report.median_height))
     return dataset, DataFacts(len(dataset), max(short_side, 1), dataset.labels is not None)
+
+
+def _with_possible_evaluation(settings: Tree, dataset: ImageDataset) -> Tree:
+    """The settings, without evaluation while training where the images have no labels for it."""
+    online = settings.get("online_eval", {})
+    if not online.get("every"):
+        return settings
+    if online.get("data"):
+        labelled_splits(online["data"])  # a mistake in it should show before anything is created
+        return settings
+    try:
+        split_labelled(dataset)
+    except DataError as error:
+        logger.info("no k-NN while training: %s", error)
+        return merge(settings, {"online_eval": {"every": 0}})
+    return settings
 
 
 def check(config: TrainConfig, dataset: ImageDataset) -> None:
@@ -136,9 +186,10 @@ def _check_koleo(config: TrainConfig, images: int) -> None:
             f"schedule.batch_size={batch} in schedule.accumulation={parts} parts is one image at a time, but "
             f"KoLeo compares images with each other; use schedule.batch_size={2 * parts}, {off}"
         )
+    if images < 2:
+        raise ConfigError(f"there is only one image, but KoLeo compares images; use more images, {off}")
     if batch // parts > images:
         raise ConfigError(
-            f"schedule.batch_size={batch} is more than the {images} images there are, so a step would see an "
-            "image twice, and KoLeo would push its two copies apart; use "
-            f"{f'schedule.batch_size={images * parts}' if images > 1 else 'more images'}, {off}"
+            f"schedule.batch_size={batch} is more than the {images} images there are, so a step would see one "
+            f"twice, and KoLeo would push its copies apart; use schedule.batch_size={images * parts}, {off}"
         )
