@@ -1,8 +1,8 @@
 """The whole configuration of a training run, one tree; `nexus train a.b=c` reaches every leaf.
 
-The defaults are those of the official ViT-L/16 recipe. What a user leaves out is not taken from them but
-chosen for the data and the machine at hand, and said: see `nexus.training.auto`. Sections that change
-results come first; `compute` and those below it should not.
+The defaults are those of the official ViT-L/16 recipe, but for its stochastic depth of 0.3. What a user
+leaves out is not taken from them but chosen for the data and the machine at hand, and said: see
+`nexus.training.auto`. Sections that change results come first; `compute` and those below it should not.
 """
 
 from typing import Annotated, Literal
@@ -105,7 +105,7 @@ class OnlineEvalConfig(Config):
     data: str = ""
     """Labelled data to evaluate on; left out: the training data, if they have labels."""
     max_images: PositiveInt = 2000
-    """Images used, half of them as the bank where there are no splits."""
+    """Most images of either side, the bank and the queries; without splits a fifth of them are queries."""
 
 
 class TrainConfig(Config):

@@ -275,7 +275,7 @@ class DINOv2(BaseSSL):
         if targets.patches is not None:
             prototypes = targets.patches.shape[1]
             share = batch.masks.weight.sum() / (2 * batch.images)
-            metrics["uniform/ibot"] = share * (want.ibot_weight * math.log(prototypes))
+            metrics["uniform/ibot"] = share.mul(want.ibot_weight * math.log(prototypes))
             metrics["teacher/patch_entropy"] = entropy(targets.patches)
         return metrics
 
