@@ -150,7 +150,7 @@ class View:
         for name, least in (("size", 1), ("resize", 1), ("batch_size", 1), ("workers", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
-                raise ConfigError(f"{name}={value} should be {least} or more")
+                raise ConfigError(f"{name}={value} must be at least {least}")
 
 
 def image_size(backbone: Backbone, size: int | None = None) -> int:

@@ -190,6 +190,6 @@ def _check_koleo(config: TrainConfig, images: int) -> None:
         raise ConfigError(f"there is only one image, but KoLeo compares images; use more images, {off}")
     if batch // parts > images:
         raise ConfigError(
-            f"schedule.batch_size={batch} is more than the {images} images there are, so a step would see one "
-            f"twice, and KoLeo would push its copies apart; use schedule.batch_size={images * parts}, {off}"
+            f"schedule.batch_size={batch} is more than the {images} images there are, so a step sees one "
+            f"twice, and KoLeo pushes its copies apart; use schedule.batch_size={images * parts}, {off}"
         )
