@@ -251,8 +251,8 @@ class DINOv2(BaseSSL):
                 want.student_temp,
             )
         if want.koleo_weight > 0:
-            koleo = sum(koleo_loss(crop) for crop in cls_global.chunk(2))
-            terms["koleo"] = want.koleo_weight * koleo
+            koleo = torch.stack([koleo_loss(crop) for crop in cls_global.chunk(2)])
+            terms["koleo"] = want.koleo_weight * koleo.sum()
         loss = torch.stack(list(terms.values())).sum()
         return loss, self._metrics(batch, targets, loss, terms)
 
@@ -275,7 +275,7 @@ class DINOv2(BaseSSL):
         if targets.patches is not None:
             prototypes = targets.patches.shape[1]
             share = batch.masks.weight.sum() / (2 * batch.images)
-            metrics["uniform/ibot"] = share.mul(want.ibot_weight * math.log(prototypes))
+            metrics["uniform/ibot"] = share * (want.ibot_weight * math.log(prototypes))
             metrics["teacher/patch_entropy"] = entropy(targets.patches)
         return metrics
 
