@@ -1,19 +1,22 @@
-"""Checkpoints that a kill at any moment cannot damage.
+"""Checkpoints that a kill at any moment cannot damage, and small files that are never half written.
 
 ::
 
     checkpoints/
       step_0001000/            complete: it was renamed into place after everything was on the disk
         __0_0.distcp, .metadata   tensors, in torch's distributed checkpoint format (any world size)
-        state.json                step and other plain values
-      .writing-step_0002000/   unfinished; ignored, and removed at the next save
+        state.json                step, other plain values, and the checksum of each other file
+      .writing-step_0002000/   anything whose name starts with a dot is unfinished, damaged or on its way
+                               out; it is ignored, and removed at the next save
 """
 
 import json
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +25,18 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from nexus.errors import RunError
+from nexus.log import logger
 
 State = dict[str, Any]
+
+_BLOCK = 1 << 22
+
+
+class DamagedCheckpoint(RunError):
+    """A checkpoint that the disk did not keep as it was written."""
+
+
+# -- saving ---------------------------------------------------------------------------------------
 
 
 def save(folder: Path, step: int, tensors: Mapping[str, Tensor], values: State, keep: int) -> Path:
@@ -36,53 +49,153 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], values: State, 
     writing = folder / f".writing-{target.name}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _remove_unfinished(folder)
+        _remove_leftovers(folder)
         _write(writing, tensors, {**values, "step": step})
         if target.exists():
-            shutil.rmtree(target)
+            _set_aside(target)
         writing.rename(target)
         sync_folder(folder)
     except (OSError, RuntimeError, CheckpointException) as error:
         shutil.rmtree(writing, ignore_errors=True)
+        _obey_interrupt(error)
         raise RunError(
-            f"the checkpoint of step {step} could not be written to {folder}: {error}. Free space or "
-            "mend the permissions, then go on with `nexus train --resume`; earlier checkpoints are "
+            f"the checkpoint of step {step} could not be written to {folder}: {_cause(error)}. Free space "
+            "or mend the permissions, then go on with `nexus train --resume`; earlier checkpoints are "
             "intact."
         ) from error
-    for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+    for old in list_checkpoints(folder)[: -max(keep, 1)]:
+        shutil.rmtree(_set_aside(old), ignore_errors=True)
     return target
 
 
 def _write(folder: Path, tensors: Mapping[str, Tensor], values: State) -> None:
-    with warnings.catch_warnings():
-        # torch says that it saves from a single process; that is what we want.
-        warnings.filterwarnings("ignore", message=".*single process.*")
+    with _quiet():
         dcp.save(dict(tensors), checkpoint_id=folder)
-    state = folder / "state.json"
-    with state.open("w") as file:
-        json.dump(values, file)
-        file.flush()
-        os.fsync(file.fileno())
+    sums = {path.name: _checksum(path) for path in sorted(folder.iterdir())}
+    write_atomic(folder / "state.json", json.dumps({**values, "files": sums}))
+    sync_folder(folder)
+
+
+def _set_aside(checkpoint: Path) -> Path:
+    """Hide a checkpoint in one move, so that a kill while it is removed leaves no half of it."""
+    hidden = checkpoint.with_name(f".old-{checkpoint.name}")
+    shutil.rmtree(hidden, ignore_errors=True)
+    return checkpoint.rename(hidden)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for leftover in folder.glob(".*step_*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _obey_interrupt(error: BaseException) -> None:
+    """Raise the Ctrl-C that torch wrapped into one of its own errors, if that is what happened."""
+    if isinstance(error, CheckpointException):
+        for failure, _ in error.failures.values():
+            if isinstance(failure, KeyboardInterrupt):
+                raise failure
+
+
+def _cause(error: BaseException) -> str:
+    """The reason of a failure, without the traceback that torch puts around it."""
+    if isinstance(error, CheckpointException) and error.failures:
+        error = next(iter(error.failures.values()))[0]
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+# -- loading --------------------------------------------------------------------------------------
+
+
+def load_newest(folder: Path, tensors: Mapping[str, Tensor]) -> State | None:
+    """Fill `tensors` from the newest sound checkpoint and return its plain values; None without any.
+
+    A damaged checkpoint is set aside with a warning and the one before it is taken. Raises `RunError`
+    if all are damaged, or if the newest is of another model.
+    """
+    damaged: list[DamagedCheckpoint] = []
+    for path in reversed(list_checkpoints(folder)):
+        try:
+            values = load(path, tensors)
+        except DamagedCheckpoint as error:
+            damaged.append(error)
+            continue
+        for problem in damaged:
+            logger.warning("%s Going on from step %d instead.", problem, values["step"])
+        for newer in list_checkpoints(folder):
+            if step_of(newer) > values["step"]:
+                _set_aside(newer)
+        return values
+    if damaged:
+        raise RunError(
+            f"no checkpoint in {folder} can be read, so there is nothing to go on from. Start over with "
+            f"--overwrite, or from the weights that are left with --init. {damaged[0]}"
+        )
+    return None
 
 
 def load(path: Path, tensors: Mapping[str, Tensor]) -> State:
-    """Fill `tensors` in place from a checkpoint folder and return its plain values."""
+    """Fill `tensors` in place from a checkpoint folder and return its plain values.
+
+    Raises `DamagedCheckpoint` if a file is missing or differs from what was written, `RunError` if names
+    or shapes are not those of `tensors`.
+    """
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*single process.*")
+        values = json.loads((path / "state.json").read_text())
+        for name, checksum in values.pop("files", {}).items():
+            if _checksum(path / name) != checksum:
+                raise ValueError(f"{name} is not as it was written")
+        with _quiet():
+            _check_fit(path, tensors)
             dcp.load(dict(tensors), checkpoint_id=path)
-        return json.loads((path / "state.json").read_text())
-    except (OSError, RuntimeError, ValueError, CheckpointException) as error:
+    except RunError:
+        raise
+    except (OSError, RuntimeError, ValueError, EOFError, CheckpointException) as error:
+        _obey_interrupt(error)
+        raise DamagedCheckpoint(f"{path} is damaged: {_cause(error)}.") from error
+    return values
+
+
+def _check_fit(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise `RunError` unless the checkpoint holds exactly these names with these shapes."""
+    metadata = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+    saved = {name: tuple(getattr(entry, "size", ())) for name, entry in metadata.items()}
+    wanted = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    problems = [f"it has no {name}" for name in wanted if name not in saved]
+    problems += [f"{name} is new to this configuration" for name in saved if name not in wanted]
+    problems += [
+        f"{name} is {saved[name]} in it and {shape} now"
+        for name, shape in wanted.items()
+        if saved.get(name, shape) != shape
+    ]
+    if problems:
+        more = f" (and {len(problems) - 1} more differences)" if len(problems) > 1 else ""
         raise RunError(
-            f"{path} cannot be read as a checkpoint of this configuration: {error}. It may be damaged, or "
-            "model, objective or optimizer settings have changed since; remove it to resume from the one before."
-        ) from error
+            f"{path} belongs to another model: {problems[0]}{more}. Resume without changes to model.*, "
+            "objective.* and crops.global_size, or start a new run from its weights with --init."
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's remark that it saves from a single process; that is what we want."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*single process.*")
+        yield
+
+
+def _checksum(path: Path) -> str:
+    """`size-crc32`: enough to notice a file that was cut off or changed."""
+    size = total = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            size, total = size + len(block), zlib.crc32(block, total)
+    return f"{size}-{total:08x}"
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("step_*") if (path / "state.json").exists())
+    found = (path for path in folder.glob("step_*") if path.name.removeprefix("step_").isdigit())
+    return sorted((path for path in found if (path / "state.json").exists()), key=step_of)
 
 
 def latest(folder: Path) -> Path | None:
@@ -96,9 +209,7 @@ def step_of(path: Path) -> int:
     return int(path.name.removeprefix("step_"))
 
 
-def _remove_unfinished(folder: Path) -> None:
-    for leftover in folder.glob(".writing-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+# -- small files ----------------------------------------------------------------------------------
 
 
 def sync_folder(folder: Path) -> None:
@@ -118,3 +229,16 @@ def write_atomic(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def append(path: Path, text: str) -> None:
+    """Add text at the end of a file; where the disk refuses, the file stays as it was."""
+    with path.open("ab", buffering=0) as file:
+        before = file.tell()
+        data = text.encode()
+        try:
+            if file.write(data) != len(data):
+                raise OSError(f"only a part of {path.name} could be written")
+        except OSError:
+            file.truncate(before)
+            raise

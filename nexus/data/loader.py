@@ -1,19 +1,23 @@
 """From a data set to the `Batch`es of a training run: read, crop, mask, stack."""
 
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from pydantic import NonNegativeInt
 from torch.utils.data import DataLoader, Dataset
 
-from nexus.config import Config
+from nexus.config import Config, Share
 from nexus.data.batch import Batch, Fault, Masks, Sample
 from nexus.data.datasets import ImageDataset
 from nexus.data.images import ImageLimits
 from nexus.data.masking import BlockMasker
 from nexus.data.multicrop import MultiCropAugmentation, MultiCrops
 from nexus.data.order import CROPS, MASKS, REPLACEMENTS, Order, StepSampler, generator
-from nexus.errors import DataError, ImageError
+from nexus.errors import DataError, ImageError, NexusError, RunError
 
 _MAX_REPLACEMENTS = 100
 
@@ -25,12 +29,24 @@ class DataConfig(Config):
     """Folder, glob, list, tar, zip, pack or `synthetic:...`; `--data` sets it."""
     split: str | None = None
     """Which split of a source that has splits; left out: `train` if there is one, else everything."""
-    workers: int = 10
+    workers: NonNegativeInt = 10
     """Processes that read and crop images; 0 does it in the training process."""
     limits: ImageLimits = ImageLimits()
     """Images outside these limits are skipped and listed."""
-    max_unreadable: float = 0.5
+    max_unreadable: Share = 0.5
     """Training stops when more than this share of the images tried cannot be used."""
+
+
+class UnusableData(DataError):
+    """So many images in a row are unusable that the rest probably is too; `faults` names them."""
+
+    def __init__(self, message: str, faults: Sequence[Fault] = ()) -> None:
+        super().__init__(message)
+        self.faults = tuple(faults)
+
+
+class LoaderError(RunError):
+    """The processes that read images died; the state of the run is sound."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +71,13 @@ class CropStream(Dataset):
         rng = generator(self.order.seed, CROPS, position)
         return Cropped(position, self.augmentation.crops(sample.image, rng), faults)
 
+    def __getitems__(self, positions: Sequence[int]) -> list[Cropped] | NexusError:
+        """The crops of a micro-batch. An error travels as a value: raised, it would arrive as a traceback."""
+        try:
+            return [self[position] for position in positions]
+        except NexusError as error:
+            return error
+
     def _sample(self, position: int) -> tuple[Sample, tuple[Fault, ...]]:
         faults: list[Fault] = []
         index = self.order[position]
@@ -65,9 +88,10 @@ class CropStream(Dataset):
             except ImageError as error:
                 faults.append(Fault(error.name, error.reason))
                 index = int(replacements.integers(len(self.dataset)))
-        raise DataError(
+        raise UnusableData(
             f"{_MAX_REPLACEMENTS} images in a row cannot be used; the last was {faults[-1].name} "
-            f"({faults[-1].reason}). `nexus inspect DATA` shows what the source holds."
+            f"({faults[-1].reason}). Names and reasons are in unreadable.csv of the run folder.",
+            faults,
         )
 
 
@@ -78,8 +102,10 @@ class Collate:
         self.masker = masker
         self.seed = seed
 
-    def __call__(self, items: Sequence[Cropped]) -> Batch:
-        """The batch of one micro-batch; its masks depend on seed and position alone."""
+    def __call__(self, items: Sequence[Cropped] | NexusError) -> Batch | NexusError:
+        """The batch of one micro-batch; its masks depend on seed and position alone. Passes errors on."""
+        if isinstance(items, NexusError):
+            return items
         rng = generator(self.seed, MASKS, items[0].position)
         return Batch(
             global_crops=_crop_major([item.crops.global_crops for item in items]),
@@ -95,11 +121,15 @@ def _crop_major(crops: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.stack(list(crops), dim=1).flatten(0, 1)
 
 
-def train_loader(
+def train_batches(
     stream: CropStream, collate: Collate, sampler: StepSampler, *, workers: int, pin_memory: bool
-) -> DataLoader:
-    """The batches of the remaining steps, in order; the same at any number of workers."""
-    return DataLoader(
+) -> Iterator[Batch]:
+    """The batches of the remaining steps, in order; the same at any number of workers.
+
+    Worker processes start at once and end when the iterator is closed. Raises `LoaderError` if one of them
+    dies, and the errors of the data as they are.
+    """
+    loader = DataLoader(
         stream,
         batch_sampler=sampler,
         collate_fn=collate,
@@ -107,4 +137,46 @@ def train_loader(
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
         persistent_workers=False,
+        worker_init_fn=_leave_signals_to_the_trainer,
     )
+    return _checked(_start(loader), workers)
+
+
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """Ctrl-C and a closed terminal reach every process, but only the trainer decides what they mean."""
+    for name in ("SIGINT", "SIGHUP", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def _start(loader: DataLoader) -> Iterator[Any]:
+    """Start the workers without torch's SIGCHLD handler.
+
+    The handler raises wherever the trainer happens to be, in the middle of an update too. Without it a dead
+    worker is noticed within seconds where its batch is awaited, and the state of the run is sound.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+        return iter(loader)
+    before = signal.getsignal(signal.SIGCHLD)
+    batches = iter(loader)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL if before is None else before)
+    return batches
+
+
+def _checked(batches: Iterator[Any], workers: int) -> Iterator[Batch]:
+    """The batches, with errors that travelled as values raised and dead workers explained."""
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except (RuntimeError, OSError, EOFError) as error:
+            if not workers or "Original Traceback" in str(error):
+                raise
+            raise LoaderError(
+                f"a process that reads images died ({str(error).partition(chr(10))[0]}). Most often memory "
+                "ran out: lower data.workers, and in a container raise the shared memory (--shm-size)."
+            ) from error
+        if isinstance(batch, NexusError):
+            raise batch
+        yield batch

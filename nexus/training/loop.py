@@ -1,34 +1,35 @@
 """The training loop: build, restore, then step after step; no ideas of its own."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from nexus import checkpoint
 from nexus.config import dump_yaml
 from nexus.data.batch import Batch
 from nexus.data.datasets import ImageDataset
-from nexus.data.loader import Collate, CropStream, train_loader
+from nexus.data.loader import Collate, CropStream, LoaderError, UnusableData, train_batches
 from nexus.data.masking import BlockMasker
 from nexus.data.multicrop import MultiCropAugmentation
 from nexus.data.order import Order, StepSampler
 from nexus.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from nexus.distributed import rank, world_size
-from nexus.errors import RunError
+from nexus.errors import DataError, NexusError
 from nexus.log import attach_file, detach, logger
 from nexus.training.config import Schedules, TrainConfig
 from nexus.training.guards import Guards
 from nexus.training.interrupt import Interrupt, graceful_stop
-from nexus.training.metrics import Clock, RunningMeans, append_line, truncate_after
+from nexus.training.metrics import Clock, append_line, read_lines
 from nexus.training.online_eval import OnlineKNN
 from nexus.training.progress import TrainProgress
-from nexus.training.run import FaultList, RunFolder
-from nexus.training.state import TrainState, build_state
+from nexus.training.run import FaultList, RunFolder, survive_full_disk
+from nexus.training.saving import Saver
+from nexus.training.state import TrainState, build_state, vit_config
 from nexus.training.step import StepValues, train_step
-from nexus.weights import save_backbone
 
 
 @dataclass(frozen=True)
@@ -41,48 +42,28 @@ class RunResult:
     last: dict[str, Any]
 
 
-def batches(
-    config: TrainConfig, dataset: ImageDataset, state: TrainState, device: torch.device
-) -> Iterator[Batch]:
-    """Normalised batches on the device, from the state's step to the end of the run."""
-    patch = state.model.student_backbone.patch_size
-    side = config.crops.global_size // patch
-    micro_batch = config.schedule.batch_size // config.schedule.accumulation // world_size()
-    loader = train_loader(
-        CropStream(dataset, MultiCropAugmentation(config.crops), Order(len(dataset), config.seed)),
-        Collate(BlockMasker(config.masks, side, side), config.seed),
-        StepSampler(
-            start_step=state.step,
-            steps=config.schedule.steps,
-            micro_batch=micro_batch,
-            accumulation=config.schedule.accumulation,
-            rank=rank(),
-            world_size=world_size(),
-        ),
-        workers=config.data.workers,
-        pin_memory=device.type == "cuda",
-    )
-    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
-    for batch in loader:
-        yield batch.to(device, non_blocking=True).normalized(mean, std)
-
-
 def run(config: TrainConfig, dataset: ImageDataset, folder: RunFolder) -> RunResult:
-    """Train until the last step, a signal, or an error; whatever happens, the run can be resumed."""
-    log_file = attach_file(folder.log)
-    device = torch.device(config.compute.device)
-    if config.compute.threads:
-        torch.set_num_threads(config.compute.threads)
-    try:
-        state = build_state(config, device)
-        state.restore(folder)
-        checkpoint.write_atomic(folder.config, dump_yaml(config))
-        truncate_after(folder.metrics, state.step)
-        with graceful_stop() as interrupt:
-            last = _train(config, dataset, folder, state, device, interrupt)
-    finally:
-        detach(log_file)
-    return RunResult(folder, state.step, state.step >= config.schedule.steps, last)
+    """Train until the last step, a signal, or an error; whatever happens, the run can be resumed.
+
+    A run that has all its steps is left as it is.
+    """
+    steps, done = config.schedule.steps, folder.step()
+    if done >= steps:
+        logger.info("%s is finished: %d steps. More: --resume it with a larger --steps.", folder.path, done)
+        return RunResult(folder, done, True, _last_line(folder))
+    with folder.claimed(), graceful_stop() as interrupt:
+        if not folder.config.exists():
+            folder.write_settings(dump_yaml(config))
+        with _log_into(folder.log):
+            device = torch.device(config.compute.device)
+            if config.compute.threads:
+                torch.set_num_threads(config.compute.threads)
+            state = build_state(config, device, resuming=done > 0)
+            state.restore(folder, images=len(dataset))
+            folder.write_settings(dump_yaml(config))
+            folder.rewind(state.step)
+            _train(config, dataset, folder, state, device, interrupt)
+    return RunResult(folder, state.step, state.step >= steps, _last_line(folder))
 
 
 def _train(
@@ -92,15 +73,16 @@ def _train(
     state: TrainState,
     device: torch.device,
     interrupt: Interrupt,
-) -> dict[str, Any]:
+) -> None:
     schedules, steps = Schedules(config), config.schedule.steps
-    stream = batches(config, dataset, state, device)
-    evaluation = OnlineKNN(config, dataset, folder.evals)
-    means, clock, faults = RunningMeans(), Clock(), FaultList(folder.unreadable)
+    faults = FaultList(folder.unreadable)
     faults.add(dataset.faults)
     guards = Guards(config, faults)
-    progress = TrainProgress(state.step, steps)
-    last: dict[str, Any] = {}
+    evaluation = OnlineKNN(config, dataset, folder.evals)
+    saver = Saver(config, dataset, folder, state)
+    failure: NexusError | None = None
+    stream = batches(config, dataset, state.step, device)
+    progress, clock = TrainProgress(state.step, steps), Clock()
     try:
         while state.step < steps and not interrupt:
             clock.wait()
@@ -119,74 +101,91 @@ def _train(
                 clip=config.optim.clip_grad,
             )
             state.step += 1
-            means.add(metrics)
-            guards.check(state.step, metrics, micro_batches)
+            state.means.add(metrics)
             progress.advance(state.step)
 
             # -- once in a while ------------------------------------------------------------------
             if state.step % config.log.every == 0 or state.step in (1, steps):
-                last = _record(state.step, means, values, clock, config)
-                append_line(folder.metrics, last)
-                progress.report(last)
+                progress.report(_record(state, values, clock, config, folder))
             if evaluation.due(state.step):
                 evaluation.run(state.model, state.step)
-            if state.step % config.checkpoint.every == 0 or state.step == steps:
-                _save(config, folder, state, dataset)
-        if interrupt:
-            _save(config, folder, state, dataset)
-            assert interrupt.signal is not None
-            logger.warning(
-                "%s: saved at step %d; go on with `nexus train --resume %s`",
-                interrupt.signal.name,
-                state.step,
-                folder.path,
-            )
+            if saver.due():
+                saver.save()
+            guards.check(state.step, metrics, micro_batches)
+    except (LoaderError, DataError) as error:
+        failure = error  # between two steps: the state is sound
+        faults.add(error.faults if isinstance(error, UnusableData) else ())
     finally:
+        stream.close()
         progress.close()
-    return last
+    if failure or state.step < steps:
+        _stop_early(saver, interrupt, failure)
 
 
-def _save(config: TrainConfig, folder: RunFolder, state: TrainState, dataset: ImageDataset) -> None:
-    """A checkpoint, and beside it the two backbones that people use. A full disk is survived."""
-    try:
-        state.save(folder, config.checkpoint.keep)
-        provenance = {
-            "step": state.step,
-            "steps": config.schedule.steps,
-            "data": dataset.description,
-            "images": len(dataset),
-            "seed": config.seed,
-        }
-        for file_name, network in (
-            ("model.safetensors", state.model.teacher_backbone),
-            ("student.safetensors", state.model.student_backbone),
-        ):
-            save_backbone(
-                network,
-                folder.path,
-                file_name=file_name,
-                provenance=provenance,
-                mean=IMAGENET_MEAN,
-                std=IMAGENET_STD,
-            )
-    except (RunError, OSError) as error:
-        if state.step >= config.schedule.steps:
-            raise
-        logger.error("%s Training goes on; the next checkpoint is tried again.", error)
+def batches(
+    config: TrainConfig, dataset: ImageDataset, start_step: int, device: torch.device
+) -> Generator[Batch]:
+    """Normalised batches on the device, from a step to the end of the run."""
+    side = config.crops.global_size // vit_config(config.model, config.crops.global_size).patch_size
+    loader = train_batches(
+        CropStream(dataset, MultiCropAugmentation(config.crops), Order(len(dataset), config.seed)),
+        Collate(BlockMasker(config.masks, side, side), config.seed),
+        StepSampler(
+            start_step=start_step,
+            steps=config.schedule.steps,
+            micro_batch=config.schedule.batch_size // config.schedule.accumulation // world_size(),
+            accumulation=config.schedule.accumulation,
+            rank=rank(),
+            world_size=world_size(),
+        ),
+        workers=config.data.workers,
+        pin_memory=device.type == "cuda",
+    )
+    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+    return (batch.to(device, non_blocking=True).normalized(mean, std) for batch in loader)
+
+
+def _stop_early(saver: Saver, interrupt: Interrupt, failure: NexusError | None) -> None:
+    """Save, say how to go on, and raise what ended the run, unless that was a signal."""
+    folder, step = saver.folder.path, saver.state.step
+    saved = saver.save()
+    why = interrupt.signal.name if interrupt.signal else "stopped"
+    where = f"saved at step {step}" if saved else f"step {step} could not be saved"
+    logger.warning("%s: %s; go on with `nexus train --resume %s`", why, where, folder)
+    if failure and not interrupt:
+        raise failure
 
 
 def _record(
-    step: int, means: RunningMeans, values: StepValues, clock: Clock, config: TrainConfig
+    state: TrainState, values: StepValues, clock: Clock, config: TrainConfig, folder: RunFolder
 ) -> dict[str, Any]:
-    record: dict[str, Any] = {"step": step, **means.read()}
-    record.update(
-        lr=values.lr,
-        last_layer_lr=values.last_layer_lr,
-        weight_decay=values.weight_decay,
-        momentum=values.momentum,
-        teacher_temp=values.teacher_temp,
-        seen=step * config.schedule.batch_size,
+    """The means since the last record, this step's values and the rate, added to metrics.jsonl."""
+    means = state.means.read()
+    means.pop("ema_momentum", None)  # counts epochs, for the seed's own loop
+    record: dict[str, Any] = {
+        "step": state.step,
+        **means,
+        "lr": values.lr,
+        "last_layer_lr": values.last_layer_lr,
+        "weight_decay": values.weight_decay,
+        "momentum": values.momentum,
+        "teacher_temp": values.teacher_temp,
+        "seen": state.step * config.schedule.batch_size,
         **clock.read(config.schedule.batch_size),
-    )
-    record.pop("ema_momentum", None)
+    }
+    with survive_full_disk(f"{folder.metrics}"):
+        append_line(folder.metrics, record)
     return record
+
+
+def _last_line(folder: RunFolder) -> dict[str, Any]:
+    return (read_lines(folder.metrics) or [{}])[-1]
+
+
+@contextmanager
+def _log_into(path: Path) -> Iterator[None]:
+    handler = attach_file(path)
+    try:
+        yield
+    finally:
+        detach(handler)

@@ -1,42 +1,56 @@
 """Metrics of a run: means between two logged steps, one JSON object a line, one plain line for people."""
 
 import json
+import math
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from nexus import checkpoint
+
 
 class RunningMeans:
-    """Means of 0-d tensors since the last reading; they stay on their device until they are read."""
+    """Means of 0-d tensors since the last reading; they stay on their device until they are read.
+
+    Values that are not finite are left out, so one bad step does not hide the good ones around it.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self._counts: dict[str, Tensor] = {}
 
     def add(self, metrics: dict[str, Tensor]) -> None:
         """Take in the metrics of one step."""
         for key, value in metrics.items():
             value = value.detach().float()
-            self._sums[key] = self._sums[key] + value if key in self._sums else value
-            self._counts[key] = self._counts.get(key, 0) + 1
+            known = torch.isfinite(value)
+            self._sums[key] = self._sums.get(key, 0) + torch.where(known, value, 0.0)
+            self._counts[key] = self._counts.get(key, 0) + known.float()
 
     def read(self) -> dict[str, float]:
-        """The means, and start again. One transfer from the device."""
-        if not self._sums:
-            return {}
-        keys = list(self._sums)
-        table = torch.stack([self._sums[key].cpu() / self._counts[key] for key in keys])
+        """The means of everything that was finite at least once, and start again."""
+        table = self.state_dict()
         self._sums, self._counts = {}, {}
-        return dict(zip(keys, table.tolist(), strict=True))
+        return {key: total / count for key, (total, count) in table.items() if count}
+
+    def state_dict(self) -> dict[str, tuple[float, float]]:
+        """Sum and count by name: part of a checkpoint, so that a resumed run writes the same lines."""
+        return {key: (float(self._sums[key]), float(self._counts[key])) for key in self._sums}
+
+    def load_state_dict(self, state: Mapping[str, Sequence[float]]) -> None:
+        """Go on with what `state_dict` gave."""
+        self._sums = {key: torch.tensor(total) for key, (total, _) in state.items()}
+        self._counts = {key: torch.tensor(count) for key, (_, count) in state.items()}
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
     """Add one JSON object as a line."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({key: _short(value) for key, value in record.items()}) + "\n")
+    text = json.dumps({key: _short(value) for key, value in record.items()}, allow_nan=False)
+    checkpoint.append(path, text + "\n")
 
 
 def _short(value: Any) -> Any:
@@ -44,25 +58,27 @@ def _short(value: Any) -> Any:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All complete lines of a metrics file; a half-written last line is left out."""
+    """All sound lines of a metrics file; a line that a kill cut off is left out."""
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except json.JSONDecodeError:
-            break
+            continue
+        if isinstance(record, dict) and "step" in record:
+            records.append(record)
     return records
 
 
 def truncate_after(path: Path, step: int) -> None:
     """Drop the lines of steps after `step`, which a resumed run is about to write again."""
     kept = [record for record in read_lines(path) if record["step"] <= step]
-    path.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+    checkpoint.write_atomic(path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 def sentence(record: dict[str, Any], steps: int) -> str:
     """One logged step for people: losses beside their value at uniform output, rate, waiting share."""
-    parts = [f"step {record['step']}/{steps}", f"loss {record['loss']:.3f}"]
+    parts = [f"step {record['step']}/{steps}", f"loss {record.get('loss', math.nan):.3f}"]
     for name in ("dino_global", "dino_local", "ibot"):
         if f"loss/{name}" in record:
             part = f"{name} {record[f'loss/{name}']:.3f}"

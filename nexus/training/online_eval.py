@@ -5,6 +5,7 @@ from pathlib import Path
 
 from nexus import checkpoint
 from nexus.data.datasets import ImageDataset
+from nexus.errors import NexusError
 from nexus.evals.knn import evaluate_knn
 from nexus.evals.splits import labelled_splits, split_labelled
 from nexus.features import extract
@@ -33,15 +34,20 @@ class OnlineKNN:
         return bool(self.every) and (step % self.every == 0 or step == self.config.schedule.steps)
 
     def run(self, model: DINOv2, step: int) -> None:
-        """Evaluate, write the result, say the headline."""
-        size = self.config.crops.global_size
-        backbone = model.teacher_backbone
-        train, test = (extract(backbone, part, size=size) for part in (self.train, self.test))
-        result = evaluate_knn(train, test)
-        checkpoint.write_atomic(
-            self.folder / f"step_{step:07d}.json", json.dumps({"step": step, "knn": result}, indent=1)
-        )
+        """Evaluate, write the result, say the headline. A failure is reported; training goes on."""
+        try:
+            result = self._evaluate(model)
+            text = json.dumps({"step": step, "knn": result}, indent=1)
+            checkpoint.write_atomic(self.folder / f"step_{step:07d}.json", text)
+        except (NexusError, OSError) as error:
+            logger.error("step %d  k-NN failed: %s. Training goes on.", step, error)
+            return
         logger.info("step %d  k-NN %.1f %% (chance %.1f %%)", step, *_percent(result))
+
+    def _evaluate(self, model: DINOv2) -> dict:
+        size = self.config.crops.global_size
+        train, test = (extract(model.teacher_backbone, part, size=size) for part in (self.train, self.test))
+        return evaluate_knn(train, test)
 
 
 def _percent(result: dict) -> tuple[float, float]:

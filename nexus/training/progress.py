@@ -1,7 +1,9 @@
 """The progress of a run: a bar with rate and time left on a terminal, plain lines elsewhere."""
 
+import math
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
@@ -38,8 +40,9 @@ class TrainProgress:
     def report(self, record: dict[str, Any]) -> None:
         """Show a logged step."""
         if self._bar:
-            note = f"loss {record['loss']:.3f}  {record.get('images_per_second', 0):.1f} images/s  "
-            self._bar.update(self._task, note=note + f"wait {record.get('data_wait', 0):.0%}")
+            loss, rate = record.get("loss", math.nan), record["images_per_second"]
+            note = f"loss {loss:.3f}  {rate:.1f} images/s  wait {record['data_wait']:.0%}"
+            self._bar.update(self._task, note=note)
         else:
             logger.info("%s  %s left", sentence(record, self.steps), self._time_left(record["step"]))
 
@@ -53,4 +56,5 @@ class TrainProgress:
     def close(self) -> None:
         """Leave the terminal as it was."""
         if self._bar:
-            self._bar.stop()
+            with suppress(OSError):  # a terminal that was closed takes no last word
+                self._bar.stop()

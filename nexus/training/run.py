@@ -14,14 +14,20 @@
 """
 
 import csv
+import io
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from nexus import checkpoint
 from nexus.config import Tree, read_yaml
 from nexus.data.batch import Fault
-from nexus.errors import RunError
+from nexus.errors import ConfigError, RunError
+from nexus.log import logger
+from nexus.training.metrics import truncate_after
+
+_SECTIONS = {"schedule", "crops", "objective"}
 
 
 class RunFolder:
@@ -36,19 +42,19 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.evals = self.path / "evals"
 
+    # -- a new run --------------------------------------------------------------------------------
+
     def create(self, *, overwrite: bool) -> None:
-        """Make the folder for a new run. Only a run folder is ever removed, and only with `overwrite`."""
+        """Make the folder for a new run. Only files of a run are ever removed, and only with `overwrite`."""
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file; --out names the folder of the run")
-        if self.path.is_dir() and any(self.path.iterdir()):
-            self._make_room(overwrite)
-        try:
+        with self._writing():
+            if self.path.is_dir() and any(not _is_trace(path) for path in self.path.iterdir()):
+                self._make_room(overwrite)
             self.evals.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(f"cannot create the run folder {self.path}: {error.strerror}") from None
 
     def _make_room(self, overwrite: bool) -> None:
-        if not self.config.exists():
+        if not self._holds_run():
             raise RunError(
                 f"{self.path} is not empty and holds no run; choose another --out, so that nothing of "
                 "yours is mixed up or lost"
@@ -58,7 +64,60 @@ class RunFolder:
                 f"{self.path} already holds a run ({self.progress()}). Go on with `nexus train --resume "
                 f"{self.path}`, choose another --out, or start over with --overwrite."
             )
-        shutil.rmtree(self.path)
+        with self.claimed():
+            self._remove_run()
+
+    def _holds_run(self) -> bool:
+        try:
+            return self.config.is_file() and read_yaml(self.config).keys() >= _SECTIONS
+        except ConfigError:
+            return False
+
+    def _remove_run(self) -> None:
+        """Remove what a run writes, config.yaml last; other files in the folder stay."""
+        for folder in (self.checkpoints, self.evals):
+            shutil.rmtree(folder, ignore_errors=True)
+        weights = (self.path / name for name in ("model.safetensors", "student.safetensors", "config.json"))
+        for file in (*weights, self.metrics, self.log, self.unreadable, self.config):
+            file.unlink(missing_ok=True)
+
+    def write_settings(self, text: str) -> None:
+        """Save the resolved configuration."""
+        with self._writing():
+            checkpoint.write_atomic(self.config, text)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunError(
+                f"the run folder {self.path} cannot be written: {error.strerror or error}. Mend the "
+                "permissions or free space, or choose another --out."
+            ) from None
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Within the block no other process may train in this folder; a killed process holds nothing."""
+        try:
+            import fcntl
+        except ImportError:
+            yield
+            return
+        with self._writing():
+            file = (self.path / ".lock").open("w")
+        with file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(
+                    f"another process is training in {self.path}; stop it first, or choose another --out"
+                ) from None
+            except OSError:
+                logger.debug("no locks on the file system of %s", self.path)
+            yield
+
+    # -- an earlier run ---------------------------------------------------------------------------
 
     def settings(self) -> Tree:
         """The saved configuration of the run."""
@@ -69,16 +128,42 @@ class RunFolder:
             )
         return read_yaml(self.config)
 
-    def latest(self) -> Path | None:
-        """The newest complete checkpoint."""
-        return checkpoint.latest(self.checkpoints)
+    def step(self) -> int:
+        """Steps done at the newest complete checkpoint; 0 without one."""
+        newest = checkpoint.latest(self.checkpoints)
+        return checkpoint.step_of(newest) if newest else 0
 
     def progress(self) -> str:
         """How far the run is, in words."""
-        steps = self.settings().get("schedule", {}).get("steps", "?")
-        newest = self.latest()
-        done = checkpoint.step_of(newest) if newest else 0
-        return f"finished, {done} steps" if done == steps else f"step {done} of {steps}"
+        steps = self.settings().get("schedule", {}).get("steps", 0)
+        done = self.step()
+        return f"finished, {done} steps" if done >= steps else f"step {done} of {steps}"
+
+    def rewind(self, step: int) -> None:
+        """Drop metrics and online evaluations of steps after `step`: they are about to be made again."""
+        with self._writing():
+            if self.metrics.exists():
+                truncate_after(self.metrics, step)
+            for result in self.evals.glob("step_*.json"):
+                number = result.stem.removeprefix("step_")
+                if number.isdigit() and int(number) > step:
+                    result.unlink()
+
+
+def _is_trace(path: Path) -> bool:
+    """Whether a file is nothing but the trace of a run that was killed before it began."""
+    if path.name == "evals" and path.is_dir():
+        return not any(path.iterdir())
+    return path.name == ".lock" or path.name.endswith(".writing")
+
+
+@contextmanager
+def survive_full_disk(what: str) -> Iterator[None]:
+    """Within the block a write that the disk refuses is reported instead of ending the run."""
+    try:
+        yield
+    except OSError as error:
+        logger.error("%s could not be written: %s. Training goes on.", what, error.strerror or error)
 
 
 class FaultList:
@@ -88,7 +173,7 @@ class FaultList:
         self.path = path
         self.names: set[str] = set()
         if path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
+            with path.open(newline="", encoding="utf-8", errors="replace") as file:
                 self.names = {row["name"] for row in csv.DictReader(file)}
 
     def __len__(self) -> int:
@@ -96,13 +181,19 @@ class FaultList:
 
     def add(self, faults: Iterable[Fault]) -> None:
         """Append the faults that are not listed yet."""
-        new = {fault.name: fault for fault in faults if fault.name not in self.names}
+        rows = {_printable(fault.name): _printable(fault.reason) for fault in faults}
+        new = [(name, reason) for name, reason in rows.items() if name not in self.names]
         if not new:
             return
-        first = not self.path.exists()
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            if first:
-                writer.writerow(["name", "reason"])
-            writer.writerows([fault.name, fault.reason] for fault in new.values())
-        self.names.update(new)
+        text = io.StringIO(newline="")
+        if not self.path.exists():
+            csv.writer(text).writerow(["name", "reason"])
+        csv.writer(text).writerows(new)
+        with survive_full_disk(f"{self.path}"):
+            checkpoint.append(self.path, text.getvalue())
+            self.names.update(name for name, _ in new)
+
+
+def _printable(text: str) -> str:
+    """The text with bytes that are not UTF-8, as in some file names, written as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""The state of a run: networks, optimizer, scaler, step. Everything else is a function of seed and step."""
+"""The state of a run: networks, optimizer, scaler, step. The rest is a function of seed and step."""
 
 from dataclasses import dataclass, field
 
@@ -10,6 +10,7 @@ from nexus.log import logger
 from nexus.models.ssl import DINOv2
 from nexus.models.vision import ViTConfig, architecture
 from nexus.training.config import ModelConfig, TrainConfig
+from nexus.training.metrics import RunningMeans
 from nexus.training.optim import build_optimizer
 from nexus.training.run import RunFolder
 from nexus.weights import initialise_from
@@ -23,6 +24,7 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     step: int = 0
+    means: RunningMeans = field(default_factory=RunningMeans)
     tensors: dict[str, torch.Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -30,19 +32,31 @@ class TrainState:
         self.tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         self.tensors.update(optimizer_tensors(self.optimizer, names))
 
-    def save(self, folder: RunFolder, keep: int) -> None:
-        """Write a checkpoint of this moment."""
-        values = {"scaler": self.scaler.state_dict()}
+    def save(self, folder: RunFolder, keep: int, images: int) -> None:
+        """Write a checkpoint of this moment. `images` is the size of the data set."""
+        values = {
+            "scaler": self.scaler.state_dict(),
+            "means": self.means.state_dict(),
+            "images": images,
+        }
         checkpoint.save(folder.checkpoints, self.step, self.tensors, values, keep)
 
-    def restore(self, folder: RunFolder) -> None:
-        """Go to the newest checkpoint, if there is one."""
-        newest = folder.latest()
-        if newest is None:
+    def restore(self, folder: RunFolder, images: int) -> None:
+        """Go to the newest sound checkpoint, if there is one."""
+        values = checkpoint.load_newest(folder.checkpoints, self.tensors)
+        if values is None:
             return
-        values = checkpoint.load(newest, self.tensors)
-        self.scaler.load_state_dict(values["scaler"])
+        if values["scaler"]:  # empty where the run was not in fp16 so far
+            self.scaler.load_state_dict(values["scaler"])
+        self.means.load_state_dict(values["means"])
         self.step = values["step"]
+        if values["images"] != images:
+            logger.warning(
+                "the data held %d images when the run was saved and hold %d now: from here on it sees other "
+                "images than it would have",
+                values["images"],
+                images,
+            )
 
 
 def vit_config(model: ModelConfig, img_size: int) -> ViTConfig:
@@ -53,12 +67,12 @@ def vit_config(model: ModelConfig, img_size: int) -> ViTConfig:
     return architecture(model.arch, img_size=img_size, **changes)
 
 
-def build_state(config: TrainConfig, device: torch.device) -> TrainState:
-    """Model, optimizer and scaler at step 0."""
+def build_state(config: TrainConfig, device: torch.device, *, resuming: bool = False) -> TrainState:
+    """Model, optimizer and scaler at step 0; `model.init` is not read for a run that is `resuming`."""
     torch.manual_seed(config.seed)
     vit = vit_config(config.model, config.crops.global_size)
     model = DINOv2.from_config(vit, config.objective, config.masks)
-    if config.model.init:
+    if config.model.init and not resuming:
         report = initialise_from(model.student_backbone, config.model.init)
         model.teacher_backbone.load_state_dict(model.student_backbone.state_dict())
         logger.info("%s", report)
@@ -74,7 +88,8 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[nn.Parameter
         for parameter in group["params"]:
             state = optimizer.state[parameter]
             if not state:
-                state["step"] = torch.zeros((), dtype=torch.float32)
+                home = parameter.device if group["fused"] else "cpu"
+                state["step"] = torch.zeros((), dtype=torch.float32, device=home)
                 state["exp_avg"] = torch.zeros_like(parameter)
                 state["exp_avg_sq"] = torch.zeros_like(parameter)
             for key, value in state.items():

@@ -45,8 +45,10 @@ def train_step(
     """Forward, backward, clip, update the student, move the teacher.
 
     The gradient is the mean over `micro_batches`. Returns the metrics of the step as 0-d tensors. Where
-    loss or gradient is not finite nothing is updated, and `finite` is 0.
+    loss or gradient is not finite nothing changes, the centre included, and `finite` is 0.
     """
+    buffers = list(model.buffers())
+    before = [buffer.clone() for buffer in buffers]
     set_rates(
         optimizer,
         lr=values.lr,
@@ -71,6 +73,9 @@ def train_step(
     if finite:
         scaler.step(optimizer)
         model.update_teacher(values.momentum)
+    else:
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.copy_(value)
     scaler.update()
     metrics.update({f"grad_norm/{name}": norm for name, norm in norms.items()})
     metrics["finite"] = finite.float()

@@ -1,0 +1,126 @@
+"""Kills and signals: whatever happens to the process, the run ends with the same weights."""
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from nexus.errors import RunError
+from tests.training import runs
+
+# Everything that could carry state from step to step: stochastic depth, accumulation, labels, a log
+# interval that is no multiple of the checkpoint's, more positions than images.
+HARD = {
+    "schedule__steps": 60,
+    "schedule__accumulation": 2,
+    "model__depth": 2,
+    "model__drop_path_rate": 0.4,
+    "checkpoint__every": 3,
+    "log__every": 4,
+    "online_eval__every": 10,
+}
+
+
+def evals(out: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in sorted((out / "evals").iterdir())}
+
+
+def kill_somewhere(child: runs.Child, out: Path, rng: random.Random) -> bool:
+    """SIGKILL after some steps: at a random moment, or in the middle of writing. False: it had ended."""
+    alive = child.wait_for_steps(rng.randint(1, 6))
+    if rng.random() < 0.5:
+        time.sleep(rng.uniform(0.0, 0.08))
+    else:
+        pattern = rng.choice(["checkpoints/.writing-*", ".*.writing", "checkpoints/.writing-*/*"])
+        deadline = time.monotonic() + 0.5
+        while time.monotonic() < deadline and not any(out.glob(pattern)):
+            pass
+    child.signal(signal.SIGKILL)
+    child.join()
+    return alive
+
+
+@pytest.mark.slow
+def test_twenty_kills_change_nothing(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    with runs.start(whole, **HARD) as child:
+        assert child.join(120) == 0
+    rng = random.Random(7)
+    with runs.start(killed, **HARD) as child:
+        assert kill_somewhere(child, killed, rng)
+    for kill in range(1, 20):
+        with runs.Child("train", "--resume", str(killed)) as child:
+            assert kill_somewhere(child, killed, rng), f"only {kill} kills before the end of the run"
+    with runs.Child("train", "--resume", str(killed)) as child:
+        assert child.join(120) == 0
+    assert runs.fingerprint(killed) == runs.fingerprint(whole)
+    assert runs.lines(killed) == runs.lines(whole)
+    assert evals(killed) == evals(whole)
+
+
+@pytest.mark.parametrize(
+    ("number", "workers"),
+    [
+        (signal.SIGINT, "fork"),
+        (signal.SIGTERM, "fork"),
+        (signal.SIGHUP, "fork"),
+        (signal.SIGINT, "forkserver"),
+    ],
+)
+def test_a_signal_saves_first_then_the_run_goes_on(tmp_path, number, workers):
+    out, settings = tmp_path / "run", {"schedule__steps": 5000, "checkpoint__every": 4000}
+    with runs.start(out, workers=workers, data__workers=2, **settings) as child:
+        assert child.wait_for_steps(3)
+        child.signal(number)  # reaches the loader workers too
+        assert child.join() == 3
+    saved = json.loads(next(out.glob("checkpoints/step_*/state.json")).read_text())["step"]
+    assert 2 <= saved < 4000
+    assert f"{number.name}: saved at step {saved}; go on with `nexus train --resume {out}`" in runs.log(out)
+    result = runs.resume(out, schedule__steps=saved + 2, data__workers=0)
+    assert (result.finished, result.step) == (True, saved + 2)
+
+
+def test_a_second_interrupt_stops_at_once(tmp_path):
+    data = "synthetic:n=400,size=32"
+    with runs.start(tmp_path / "run", data, schedule__batch_size=400) as child:
+        assert child.wait_for_steps(1)
+        child.signal(signal.SIGINT)
+        time.sleep(0.2)  # the step takes much longer
+        child.signal(signal.SIGINT)
+        assert child.join(30) == 130
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
+
+
+def test_a_dead_worker_ends_the_run_with_one_error_and_nothing_lost(tmp_path):
+    out = tmp_path / "run"
+    with runs.start(out, schedule__steps=100_000, checkpoint__every=90_000, data__workers=2) as child:
+        assert child.wait_for_steps(3)
+        workers = _children(child.process.pid)
+        assert len(workers) == 2
+        os.kill(workers[0], signal.SIGKILL)
+        assert child.join(60) == 2
+    assert "saved at step" in runs.log(out)
+    step = int(next(out.glob("checkpoints/step_*")).name.removeprefix("step_"))
+    assert runs.resume(out, schedule__steps=step + 1, data__workers=0).finished
+
+
+def _children(pid: int) -> list[int]:
+    """Processes whose parent is `pid`."""
+    tasks = Path(f"/proc/{pid}/task/{pid}/children")
+    if not tasks.exists():
+        pytest.skip("this system does not list the children of a process")
+    return [int(word) for word in tasks.read_text().split()]
+
+
+def test_only_one_process_may_train_in_a_folder(tmp_path):
+    out = tmp_path / "run"
+    with runs.start(out, schedule__steps=100_000) as child:
+        assert child.wait_for_steps(1)
+        for attempt in (lambda: runs.resume(out), lambda: runs.run(out, overwrite=True)):
+            with pytest.raises(RunError, match="another process is training"):
+                attempt()
+    assert runs.resume(out, schedule__steps=2).finished
