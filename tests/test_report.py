@@ -1,22 +1,15 @@
-"""The demo's data set and its report."""
+"""The page that the demo leaves."""
 
-import csv
-import hashlib
+import base64
 import io
 import math
 import re
-import subprocess
-import sys
-import tarfile
 from collections import Counter
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from nexus.data.datasets import open_dataset
-from nexus.demo import CLASSES, demo_data
 from nexus.demo.report import (
     PcaExample,
     ReportContent,
@@ -30,8 +23,6 @@ from nexus.demo.report import (
 )
 from nexus.viz import Neighbors, Tile
 
-ROOT = Path(__file__).resolve().parents[1]
-PACK = ROOT / "../shared/data/clothing10"
 VOID = {"meta", "img", "source", "br", "hr", "link"}
 
 
@@ -74,7 +65,7 @@ def content(**changes) -> ReportContent:
     records = [{"step": step, "loss": 8.0 - step, "lr": 1e-3, "uniform/ibot": 4} for step in range(4)]
     values = {
         "title": "demo <script>alert(1)</script>",
-        "lead": "845 photos",
+        "lead": "2,448 tiles",
         "rows": [
             row("raw pixels", 0.351, 0.297),
             row("untrained backbone", 0.270, 0.330),
@@ -123,6 +114,20 @@ def test_report_is_reproducible() -> None:
     assert render(fixed) == render(fixed)
 
 
+def test_whole_photos_keep_their_shape_and_patches_their_pixels() -> None:
+    photo, patches = Image.new("RGB", (1152, 896)), Image.new("RGB", (108, 84))
+    text = render(content(pca=[PcaExample(photo, patches, patches, "abbey")], sheets=(), neighbors=()))
+    section = text.split('<div class="photos">')[1]
+    photos = [
+        Image.open(io.BytesIO(base64.b64decode(part)))
+        for part in re.findall(r"data:image/[a-z]+;base64,([^\"]+)", section)[:3]
+    ]
+    assert [image.format for image in photos] == ["JPEG", "PNG", "PNG"]
+    assert photos[0].width / photos[0].height == pytest.approx(1152 / 896, rel=0.01)
+    assert photos[1].size == photos[2].size == (108, 84)
+    assert ">abbey</figcaption>" in section
+
+
 def test_neighbours_are_marked_and_counted() -> None:
     text = render(content())
     assert text.count('<li class="right">') == 2
@@ -149,6 +154,13 @@ def test_neighbours_are_marked_and_counted() -> None:
             "1 point above the untrained backbone and level with raw pixels. "
             "Both differences are within the noise of 185 images.",
         ),
+        (
+            0.351,
+            0.470,
+            0.481,
+            "1 point above the untrained backbone and 13 points above raw pixels. "
+            "The difference to the untrained backbone is within the noise of 185 images.",
+        ),
         (0.481, 0.470, 0.250, "22 points below the untrained backbone and 23 points below raw pixels."),
     ],
 )
@@ -172,51 +184,3 @@ def test_is_clear_needs_images() -> None:
     assert is_clear(Score(0.48, 1850), Score(0.42, 1850))
     assert not is_clear(Score(0.48, 185), Score(0.42, 185))
     assert not is_clear(Score(1.0, 5), Score(1.0, 5))
-
-
-def test_demo_data_counts_sizes_and_licence() -> None:
-    folder = demo_data()
-    with (folder / "manifest.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    assert Counter(line["split"] for line in rows) == {"train": 845, "test": 185}
-    assert {(int(line["label"]), line["class"]) for line in rows} == set(enumerate(CLASSES))
-    for split in ("train", "test"):
-        with tarfile.open(folder / f"clothes-{split}.tar") as tar:
-            members = tar.getmembers()
-            assert [m.name for m in members] == [r["file"] for r in rows if r["split"] == split]
-            assert {(m.mtime, m.uid, m.uname) for m in members} == {(0, 0, "")}
-            image = Image.open(io.BytesIO(tar.extractfile(members[0]).read()))
-            assert min(image.size) == 96
-            assert max(image.size) <= 144
-            assert not image.getexif()
-    readme = (folder / "README.md").read_text()
-    assert "CC0 1.0" in readme
-    shipped = [path for path in folder.iterdir() if path.suffix in {".tar", ".csv"}]
-    assert sum(path.stat().st_size for path in shipped) <= 4 * 1024**2
-    for path in shipped:
-        assert hashlib.sha256(path.read_bytes()).hexdigest() in readme
-
-
-@pytest.mark.parametrize(("split", "count"), [("train", 845), ("test", 185), (None, 1030)])
-def test_demo_data_opens_as_a_data_set(split: str | None, count: int) -> None:
-    images = open_dataset(demo_data(), split)
-    assert len(images) == count
-    sample = images[count - 1]
-    assert sample.name.startswith(CLASSES[sample.label])
-    assert min(sample.image.size) == 96
-
-
-def test_demo_data_is_made_by_its_script(tmp_path) -> None:
-    if not PACK.is_dir():
-        pytest.skip("the source pack clothing10 is not beside the repository")
-    script = ROOT / "benchmarks/make_demo_data.py"
-    subprocess.run([sys.executable, script, PACK, tmp_path], check=True, capture_output=True)
-    made = (tmp_path / "manifest.csv").read_bytes()
-    assert made == (demo_data() / "manifest.csv").read_bytes()
-    for split in ("train", "test"):
-        name = f"clothes-{split}.tar"
-        with tarfile.open(tmp_path / name) as ours, tarfile.open(demo_data() / name) as shipped:
-            assert ours.getnames() == shipped.getnames()
-            sizes = [(m.size, n.size) for m, n in zip(ours, shipped, strict=True)]
-        # Another JPEG library may differ by some bytes, not by a tenth.
-        assert all(abs(mine - theirs) <= 0.1 * theirs for mine, theirs in sizes)

@@ -13,7 +13,7 @@ from nexus.config import build, read_yaml
 from nexus.demo.pictures import crop_sheets, photo_colors, tile_neighbors
 from nexus.demo.report import ReportContent, Score, ScoreRow, verdict, write_report
 from nexus.demo.source import DEMO_NAME, demo_data
-from nexus.evals import evaluate
+from nexus.evals import LinearConfig, evaluate
 from nexus.log import logger
 from nexus.models.vision import VisionTransformer
 from nexus.training import TrainConfig, train
@@ -21,6 +21,8 @@ from nexus.training.state import build_state
 from nexus.viz import read_metrics
 from nexus.weights import load
 
+LINEAR = LinearConfig()
+"""The probe of `nexus eval`, unchanged."""
 UNTRAINED, TEACHER = "untrained backbone", "teacher"
 
 
@@ -93,7 +95,7 @@ def measure(models: dict[str, VisionTransformer], size: int) -> dict[str, dict[s
     """k-NN and linear probe of raw pixels and of each model, on the embedded images."""
     scores: dict[str, dict[str, Any]] = {}
     for name, model in models.items():
-        result = evaluate(demo_data(), model, baseline=not scores, size=size)
+        result = evaluate(demo_data(), model, baseline=not scores, linear=LINEAR, size=size)
         scores.setdefault("raw pixels", result.get("baseline", {}))
         scores[name] = {task: result[task] for task in ("knn", "linear")}
     return scores
