@@ -24,8 +24,9 @@ lint: .venv/installed        ## style and types
 	$(BIN)/ruff format --check nexus tests benchmarks
 	$(BIN)/mypy
 
-bench: .venv/installed       ## measurements, written to benchmarks/results
+bench: .venv/installed       ## measurements, printed as Markdown
 	$(BIN)/python -m benchmarks.crops
+	$(BIN)/python -m benchmarks.attention_cpu
 
 clean:
 	rm -rf .venv build *.egg-info

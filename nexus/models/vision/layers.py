@@ -66,7 +66,7 @@ def attend(
 ) -> Float[Tensor, "batch heads tokens _"]:
     """`softmax(q kᵀ / √width) v`, fused where that is faster.
 
-    PyTorch's fused kernel for CPUs is 3 to 6 times slower in bf16 than the two products written out
+    PyTorch's fused kernel for CPUs is 2 to 5 times slower in bf16 than the two products written out
     (docs/log.md), so those are used there, as long as the table of weights stays small.
     """
     written_out = query.device.type == "cpu" and query.dtype is torch.bfloat16
