@@ -24,7 +24,6 @@ from nexus.viz.images import colors_to_image
 SHEET_PHOTOS = ("butterfly", "abbey")
 PCA_PHOTOS = ("stones", "daisy", "offices")
 """They share sky and leaves, so that equal colours across photos can be seen."""
-QUERY_PHOTOS = ("stones", "whale", "butterfly", "city-hall", "daisy", "tulips", "abbey", "offices")
 NEIGHBORS = 5
 MASKS_DRAWN = 4
 
@@ -35,21 +34,26 @@ def crop_sheets(config: TrainConfig, patch: int) -> list[Sheet]:
     side = config.crops.global_size // patch
     masker = BlockMasker(config.masks, side, side)
     sheets = []
-    for number, index in enumerate(richest_tiles(dataset, SHEET_PHOTOS)):
+    for number, photo in enumerate(SHEET_PHOTOS):
         rng = np.random.default_rng(number)
-        crops = MultiCropAugmentation(config.crops).crops(dataset[index].image, rng)
+        tile = dataset[tile_of(dataset, photo, contrast=1)].image
+        crops = MultiCropAugmentation(config.crops).crops(tile, rng)
         masks = masker.batch(MASKS_DRAWN, rng)
         order = masks.sum(dim=1).argsort(descending=True)
-        image = contact_sheet(dataset[index].image, crops, masks[order[[0, -1]]])
-        sheets.append(Sheet(image, f"a tile of {SHEET_PHOTOS[number]}"))
+        image = contact_sheet(tile, crops, masks[order[[0, -1]]])
+        sheets.append(Sheet(image, f"a tile of {photo}"))
     return sheets
 
 
-def richest_tiles(dataset: ImageDataset, photos: Sequence[str]) -> list[int]:
-    """For each photo, its tile with the most contrast: one that shows something, chosen by no model."""
+def tile_of(dataset: ImageDataset, photo: str, contrast: float) -> int:
+    """A tile of a photo chosen by no model: above it in contrast lies a share of 1 - `contrast` of them.
+
+    0.5 is a typical tile, 1 the one with the most contrast.
+    """
     assert dataset.labels is not None
-    rows = [np.flatnonzero(dataset.labels == dataset.classes.index(photo)) for photo in photos]
-    return [max(own.tolist(), key=lambda row: _contrast(dataset[row].image)) for own in rows]
+    rows = np.flatnonzero(dataset.labels == dataset.classes.index(photo)).tolist()
+    ranked: list[int] = sorted(rows, key=lambda row: _contrast(dataset[row].image))
+    return ranked[min(int(contrast * len(ranked)), len(ranked) - 1)]
 
 
 def _contrast(image: Image.Image) -> float:
@@ -89,9 +93,9 @@ def assemble(tiles: Float[Tensor, "tiles height width 3"], plan: Mosaic) -> Floa
 
 
 def tile_neighbors(before: VisionTransformer, after: VisionTransformer, size: int) -> list[Neighbors]:
-    """The training tiles nearest to a test tile of several photos, by both models."""
+    """The training tiles nearest to a typical test tile of each photo, by both models."""
     bank, test = (open_dataset(demo_data(), split) for split in ("train", "test"))
-    queries = test.subset(richest_tiles(test, QUERY_PHOTOS))
+    queries = test.subset([tile_of(test, photo, contrast=0.5) for photo in test.classes])
     found = [_nearest_tiles(model, queries, bank, size) for model in (before, after)]
     return [
         Neighbors(_tile(queries[row], test.classes), first, second)

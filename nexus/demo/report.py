@@ -41,15 +41,14 @@ From every tile two large and several small crops are cut. The teacher sees the 
 student sees all of them, with patches hidden (dark squares), and has to give the teacher’s answers.
 """
 PCA = """
-The three strongest directions of the patch features as red, green and blue, for whole photographs: patches
-of one colour mean the same to the model, in all three photos. Every tile was looked at by itself, so nothing
-but its own content says where it belongs; three of four were trained on. The colours of two models cannot be
-compared, only how cleanly they divide the photo.
+The three strongest directions of the patch features as red, green and blue: patches of one colour mean the
+same to the model, in all three photos. An untrained backbone divides them mostly by colour and brightness.
+Every tile went in by itself, three of four were trained on, and colours cannot be compared between models.
 """
 NEIGHBORS = """
-For a test tile, the training tiles that each model holds to be most like it, nearest first. Green
-frames show the same photograph, dashed red ones another. Of each photo the test tile with the most contrast
-was taken, whatever the result.
+For a test tile, the training tiles that each model holds to be most like it, nearest first. Green frames
+show the same photograph, dashed red ones another. Of each photo the test tile of middling contrast was
+taken, whatever the result.
 """
 SETTINGS = "What was trained, and how."
 

@@ -138,6 +138,8 @@ footer { margin-top: 68px; padding-top: 18px; border-top: 1px solid var(--line);
   .scores .number { width: auto; }
   .scores .plot { width: auto; padding: 0; grid-row: 2; grid-column: 1 / -1; }
   .card { padding: 12px; }
+  .photos .three { grid-template-columns: 1fr 1fr; }
+  .photos figure:first-child { grid-column: 1 / -1; }
   .likeness { grid-template-columns: 25% 1fr; gap: 12px; }
   .likeness figcaption { font-size: 13px; overflow-wrap: anywhere; }
   .row ol { gap: 4px; }

@@ -112,13 +112,14 @@ def _value(score: Score | None) -> float:
 
 def _facts(config: TrainConfig, model: VisionTransformer, seconds: float) -> dict[str, str]:
     seen = config.schedule.steps * config.schedule.batch_size
+    threads = torch.get_num_threads()
     parameters = sum(p.numel() for p in model.parameters())
     return {
         "Steps": f"{config.schedule.steps:,}",
         "Tiles seen": f"{seen:,}",
         "Training time": f"{int(seconds) // 60} min {int(seconds) % 60} s",
-        "Device": f"{config.compute.device}, {torch.get_num_threads()} threads",
-        "Backbone": f"{parameters / 1e6:.1f} M parameters",
+        "Device": f"{config.compute.device}, {threads} thread{'s' * (threads > 1)}",
+        "Parameters": f"{parameters / 1e6:.1f} M",
     }
 
 
