@@ -150,8 +150,15 @@ def _explain_all(kind: type[Config], values: Mapping[str, Any], error: Validatio
             continue
         key = ".".join(path)
         line = _explain(kind, path, _at(values, path), problem)
-        lines[key] = f"{lines[key]}, or {line.partition(' should be ')[2]}" if key in lines else line
+        lines[key] = _either(lines[key], line) if key in lines else line
     return list(lines.values())
+
+
+def _either(line: str, other: str) -> str:
+    """Two complaints about one setting, of which it is enough to mend one, as a single sentence."""
+    head, mark, example = line.partition("; for example ")
+    rule = other.partition(" should be ")[2].partition("; for example ")[0]
+    return f"{head}, or {rule}{mark}{example}" if rule else line
 
 
 def _known_path(kind: type[Config], loc: tuple[int | str, ...]) -> list[str]:

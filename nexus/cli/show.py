@@ -18,8 +18,14 @@ if TYPE_CHECKING:
 Report = Callable[[int, int], None]
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """The reader left, as in `| head -1`; `nexus.cli.run` ends quietly."""
+        raise BrokenPipeError
+
+
 def _console() -> Console:
-    return Console(soft_wrap=True)
+    return _Console(soft_wrap=True)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from nexus.config import Tree, from_dotted, merge
+from nexus.models.vision import architecture
 from nexus.training.config import TrainConfig
 
 
@@ -128,17 +129,11 @@ def _model(now: _Chooser, facts: DataFacts) -> None:
         f"vit_{size}_patch{patch}",
         f"{'a CPU' if on_cpu else 'a GPU'}, images of about {facts.short_side} px",
     )
-    patch = _patch_size(str(now["model.arch"])) or patch
+    patch = architecture(str(now["model.arch"])).patch_size
     crop = round_to(side, patch)
     now.choose("crops.global_size", crop, f"median short side {facts.short_side} px, patch {patch}")
-    local = round_to(now["crops.global_size"] * 3 / 7, patch)
+    local = round_to(int(now["crops.global_size"]) * 3 / 7, patch)
     now.choose("crops.local_size", local, f"3/7 of the global crop, a multiple of {patch}")
-
-
-def _patch_size(arch: str) -> int | None:
-    """The patch size in an architecture's name, if the name has one."""
-    digits = arch.partition("patch")[2].partition("_")[0]
-    return int(digits) if digits.isdigit() else None
 
 
 def round_to(value: float, multiple: int) -> int:

@@ -41,7 +41,7 @@ def test_no_submodule_hides_a_door() -> None:
 
 def test_the_doors_are_functions_after_their_modules_were_imported() -> None:
     code = (
-        "import nexus, nexus.embedding, nexus.evals.evaluation, nexus.training.launch, nexus.weights.loading\n"
+        "import nexus, nexus.embedding, nexus.evals.evaluation, nexus.training.launch, nexus.weights\n"
         "print(*(type(getattr(nexus, name)).__name__ for name in nexus.__all__[1:]))"
     )
     assert fresh(code) == "function function function function"
