@@ -1,6 +1,7 @@
 """What the commands print: tables, summaries, progress bars. Nothing else in nexus prints."""
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +26,8 @@ class _Console(Console):
 
 
 def _console() -> Console:
-    return _Console(soft_wrap=True)
+    # Paths and class names may hold [brackets], which are no markup.
+    return _Console(soft_wrap=True, markup=False, highlight=False)
 
 
 @contextmanager
@@ -46,15 +48,15 @@ def progress_bar(title: str) -> Iterator[Report | None]:
 
 def train_summary(result: "RunResult") -> int:
     """Say what lies where, and how to use it. Returns the exit code: 0 finished, 3 stopped by a signal."""
-    folder = result.folder.path
+    folder = shlex.quote(str(result.folder.path))
     say = _console().print
     if not result.finished:
         say(f"stopped at step {result.step}; `nexus train --resume {folder}` goes on")
         return 3
-    say(f"finished: {result.step} steps. The backbone is {folder / 'model.safetensors'}. Next:")
+    say(f"finished: {result.step} steps. The backbone is {result.folder.path / 'model.safetensors'}. Next:")
     say(f"  nexus eval --data LABELLED --model {folder}")
     say(f"  nexus embed --data IMAGES --model {folder} --out features.parquet")
-    say(f"  python -c \"import nexus; model = nexus.load('{folder}')\"")
+    say(f"in Python: nexus.load({str(result.folder.path)!r})")
     unreadable = result.folder.unreadable
     if unreadable.exists():
         say(f"some images were skipped: {unreadable}")
@@ -108,4 +110,4 @@ def inspection(facts: dict[str, Any]) -> None:
     say = _console().print
     for key, value in facts.items():
         text = json.dumps(value) if isinstance(value, dict | list) else str(value)
-        say(f"{key:<16} {text}", markup=False, highlight=False)
+        say(f"{key:<16} {text}")

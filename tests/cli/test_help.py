@@ -64,3 +64,25 @@ def test_train_embed_eval_inspect(
     assert "16 images, 64 dimensions" in said.out
     assert "run folder" in said.out
     assert (tmp_path / "eval.json").exists()
+
+
+def test_brackets_and_spaces_in_names_are_no_markup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "my [/red] run"
+    words = [
+        "train",
+        "--recipe",
+        "smoke",
+        "--data",
+        "synthetic:n=8,size=32",
+        "--out",
+        str(out),
+        "--steps",
+        "1",
+    ]
+    assert cli.run([*words, "online_eval.every=0"]) == 0
+    said = capfd.readouterr().out
+    assert f"nexus eval --data LABELLED --model '{out}'" in said
+    assert f"nexus.load('{out}')" in said
