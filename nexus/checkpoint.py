@@ -64,7 +64,8 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], values: State, 
             "intact."
         ) from error
     for old in list_checkpoints(folder)[: -max(keep, 1)]:
-        shutil.rmtree(_set_aside(old), ignore_errors=True)
+        _set_aside(old)
+    _remove_leftovers(folder)
     return target
 
 

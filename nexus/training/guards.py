@@ -42,6 +42,9 @@ class Guards:
         if metrics["finite"] > 0:
             self.bad_steps = 0
             return
+        if metrics["loss"].isfinite() and metrics.get("loss_scale", torch.zeros(())) > 1:
+            logger.info("step %d skipped: fp16 overflow, loss scale now %g", step, metrics["loss_scale"])
+            return
         self.bad_steps += 1
         names = [key for key, value in metrics.items() if not torch.isfinite(value)]
         logger.warning("step %d skipped: %s not finite", step, ", ".join(names))

@@ -10,7 +10,7 @@ from nexus.data.images import ImageLimits
 from nexus.devices import pick_device
 from nexus.errors import ConfigError, DataError
 from nexus.evals.splits import labelled_splits, split_labelled
-from nexus.log import logger
+from nexus.log import attach_file, detach, logger
 from nexus.models.vision import build_backbone
 from nexus.training.auto import DataFacts, automatic, drop_auto
 from nexus.training.config import TrainConfig
@@ -85,6 +85,7 @@ def _start(folder: RunFolder, given: Tree, overwrite: bool) -> RunResult:
         pick_device(early.compute.device)
     if not given.get("data", {}).get("source"):
         raise ConfigError("no data given: --data takes a folder, glob, list, tar, zip or pack")
+    folder.refuse(overwrite=overwrite)  # before a large collection is looked at
     dataset, facts = open_data(given)
     settings, choices = automatic(given, facts)
     settings = _with_possible_evaluation(settings, dataset)
@@ -93,9 +94,7 @@ def _start(folder: RunFolder, given: Tree, overwrite: bool) -> RunResult:
     if config.model.init:  # before anything is created: a mistake here should leave no folder
         initialise_from(build_backbone(vit_config(config.model, config.crops.global_size)), config.model.init)
     folder.create(overwrite=overwrite)
-    for choice in choices:
-        logger.info("auto  %s", choice)
-    _say(summary(config, len(dataset), folder.path))
+    _say(folder, [f"auto  {choice}" for choice in choices] + summary(config, len(dataset), folder.path))
     return run(config, dataset, folder)
 
 
@@ -120,13 +119,18 @@ def _resume(folder: RunFolder, given: Tree) -> RunResult:
     check(config, dataset)
     logger.info("resuming %s: %s", folder.path, folder.progress())
     if folder.step() < config.schedule.steps:
-        _say(summary(config, len(dataset), folder.path))
+        _say(folder, summary(config, len(dataset), folder.path))
     return run(config, dataset, folder)
 
 
-def _say(lines: Iterable[str]) -> None:
-    for line in lines:
-        logger.info("%s", line)
+def _say(folder: RunFolder, lines: Iterable[str]) -> None:
+    """Show the lines, and keep them in the run's log."""
+    handler = attach_file(folder.log)
+    try:
+        for line in lines:
+            logger.info("%s", line)
+    finally:
+        detach(handler)
 
 
 def open_data(settings: Tree) -> tuple[ImageDataset, DataFacts]:

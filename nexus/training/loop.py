@@ -1,5 +1,6 @@
 """The training loop: build, restore, then step after step; no ideas of its own."""
 
+import logging
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -184,8 +185,11 @@ def _last_line(folder: RunFolder) -> dict[str, Any]:
 
 @contextmanager
 def _log_into(path: Path) -> Iterator[None]:
-    handler = attach_file(path)
+    """Copy what is said to `path`, also where nobody has set up logging."""
+    handler, level = attach_file(path), logger.level
+    logger.setLevel(level or logging.INFO)
     try:
         yield
     finally:
+        logger.setLevel(level)
         detach(handler)

@@ -46,14 +46,19 @@ class RunFolder:
 
     def create(self, *, overwrite: bool) -> None:
         """Make the folder for a new run. Only files of a run are ever removed, and only with `overwrite`."""
-        if self.path.exists() and not self.path.is_dir():
-            raise RunError(f"{self.path} is a file; --out names the folder of the run")
+        self.refuse(overwrite=overwrite)
         with self._writing():
-            if self.path.is_dir() and any(not _is_trace(path) for path in self.path.iterdir()):
-                self._make_room(overwrite)
+            if self._occupied():
+                with self.claimed():
+                    self._remove_run()
             self.evals.mkdir(parents=True, exist_ok=True)
 
-    def _make_room(self, overwrite: bool) -> None:
+    def refuse(self, *, overwrite: bool) -> None:
+        """Raise `RunError` where a new run may not be; nothing is touched."""
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file; --out names the folder of the run")
+        if not self._occupied():
+            return
         if not self._holds_run():
             raise RunError(
                 f"{self.path} is not empty and holds no run; choose another --out, so that nothing of "
@@ -64,8 +69,9 @@ class RunFolder:
                 f"{self.path} already holds a run ({self.progress()}). Go on with `nexus train --resume "
                 f"{self.path}`, choose another --out, or start over with --overwrite."
             )
-        with self.claimed():
-            self._remove_run()
+
+    def _occupied(self) -> bool:
+        return self.path.is_dir() and any(not _is_trace(path) for path in self.path.iterdir())
 
     def _holds_run(self) -> bool:
         try:

@@ -77,6 +77,8 @@ def train_step(
         for buffer, value in zip(buffers, before, strict=True):
             buffer.copy_(value)
     scaler.update()
+    if scaler.is_enabled():
+        metrics["loss_scale"] = torch.tensor(scaler.get_scale())
     metrics.update({f"grad_norm/{name}": norm for name, norm in norms.items()})
     metrics["finite"] = finite.float()
     return metrics

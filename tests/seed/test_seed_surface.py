@@ -1,4 +1,4 @@
-"""The seed document's imports, constructors and training loop, as written; only sizes, paths, devices differ."""
+"""The seed document's imports, constructors and loop, as written; only sizes, paths, devices differ."""
 
 import math
 from pathlib import Path
@@ -31,7 +31,7 @@ CONFIG = {
 }
 
 
-@pytest.fixture()
+@pytest.fixture
 def image_folder(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     for name in ("a", "b"):

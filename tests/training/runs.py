@@ -18,7 +18,7 @@ from nexus.config import build, read_yaml
 from nexus.training import RunResult, TrainConfig, train
 from nexus.training.metrics import read_lines
 from nexus.training.run import RunFolder
-from nexus.training.state import build_state
+from nexus.training.state import TrainState, build_state
 
 DATA = "synthetic:n=22,size=32,classes=2"
 SETTINGS: dict[str, Any] = {
@@ -126,11 +126,16 @@ def _main(beats: Connection, arguments: tuple[str, ...], workers: str) -> None:
 # -- what a run left ------------------------------------------------------------------------------
 
 
+def restored(out: Path) -> TrainState:
+    """The state in the newest checkpoint."""
+    state = build_state(build(TrainConfig, read_yaml(out / "config.yaml")), torch.device("cpu"))
+    state.restore(RunFolder(out), images=22)
+    return state
+
+
 def fingerprint(out: Path) -> dict[str, str]:
     """Hashes of both backbones, and of every tensor of the newest checkpoint."""
-    config = build(TrainConfig, read_yaml(out / "config.yaml"))
-    state = build_state(config, torch.device("cpu"))
-    state.restore(RunFolder(out), images=22)
+    state = restored(out)
     groups = {name: load_file(out / f"{name}.safetensors") for name in ("model", "student")}
     groups["state"] = state.tensors
     return {name: _hash(tensors) for name, tensors in groups.items()} | {"step": str(state.step)}
