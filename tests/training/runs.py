@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
@@ -61,9 +62,10 @@ def dotted(settings: dict[str, Any]) -> dict[str, Any]:
 class Child:
     """`nexus train` in a process group of its own, forked from one that has imported everything."""
 
-    def __init__(self, *arguments: str, workers: str = "fork") -> None:
+    def __init__(self, *arguments: str, workers: str = "fork", step_seconds: float = 0.0) -> None:
         self.beats, sender = FORKS.Pipe(duplex=False)
-        self.process: ForkServerProcess = FORKS.Process(target=_main, args=(sender, arguments, workers))
+        settings = (sender, arguments, workers, step_seconds)
+        self.process: ForkServerProcess = FORKS.Process(target=_main, args=settings)
         self.process.start()
         sender.close()
 
@@ -102,7 +104,7 @@ def start(out: Path, data: str | Path = DATA, workers: str = "fork", **settings:
     return Child("train", *arguments, *(f"{k}={v}" for k, v in values.items()), workers=workers)
 
 
-def _main(beats: Connection, arguments: tuple[str, ...], workers: str) -> None:
+def _main(beats: Connection, arguments: tuple[str, ...], workers: str, step_seconds: float) -> None:
     from nexus.cli import main
     from nexus.training import loop
 
@@ -114,6 +116,7 @@ def _main(beats: Connection, arguments: tuple[str, ...], workers: str) -> None:
     def counted(*args: Any, **keywords: Any) -> Any:
         with suppress(BlockingIOError):  # the test has stopped counting
             beats.send(None)
+        time.sleep(step_seconds)
         return step(*args, **keywords)
 
     loop.train_step = counted
