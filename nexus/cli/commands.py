@@ -204,12 +204,11 @@ def evaluate(
     from nexus.log import set_up
 
     set_up()
-    tasks = [name.strip() for name in task.split(",") if name.strip()]
     with progress_bar("features") as progress:
         result = run_evaluation(
             data,
             model,
-            tasks,
+            task,
             out=out,
             overwrite=overwrite,
             encoder=choose(encoder, _ENCODERS, "encoder"),

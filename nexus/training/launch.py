@@ -1,5 +1,6 @@
 """From what a user types to a running training: settings, data, run folder, loop."""
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from nexus.data.images import ImageLimits
 from nexus.devices import pick_device
 from nexus.errors import ConfigError, DataError
 from nexus.evals.splits import labelled_splits, split_labelled
-from nexus.log import attach_file, detach, logger
+from nexus.log import copied_to, logger
 from nexus.models.vision import build_backbone
 from nexus.training.auto import DataFacts, automatic, drop_auto
 from nexus.training.config import TrainConfig
@@ -23,7 +24,7 @@ from nexus.weights import initialise_from
 
 
 def train(
-    data: str | Path | None = None,
+    data: str | Path | Sequence[str | Path] | None = None,
     out: str | Path | None = None,
     *,
     model: str | None = None,
@@ -34,16 +35,17 @@ def train(
     overwrite: bool = False,
     overrides: Mapping[str, Any] | Sequence[str] = (),
 ) -> RunResult:
-    """Pretrain a backbone on the images in `data` and leave everything in the folder `out`.
+    """Pretrain a backbone on the images in `data` (one source or several), all left in the folder `out`.
 
     `recipe` and `config` are YAML settings by name or path; `overrides` are dotted settings, as a mapping
     or as `key=value` strings; what nobody sets is chosen for the data and the machine. `resume` names the
     folder of an earlier run and goes on with it. `init` names weights to start a new run from.
     Raises `NexusError` for everything that a user can mend.
     """
-    given = _dotted(overrides)
-    flags = {"data.source": data, "model.arch": model, "model.init": init}
-    given = merge(given, from_dotted({k: str(v) for k, v in flags.items() if v is not None}))
+    source = ",".join(map(str, data)) if isinstance(data, list | tuple) else data
+    flags = {"data.source": source, "model.arch": model, "model.init": init}
+    given = from_dotted({key: str(value) for key, value in flags.items() if value is not None})
+    given = merge(given, _dotted(overrides))
     if resume is not None:
         others = {"--recipe": recipe, "--config": config, "--init": init, "--overwrite": overwrite}
         _refuse_beside_resume(resume, [name for name, value in others.items() if value], out)
@@ -57,7 +59,7 @@ def train(
 def _dotted(overrides: Mapping[str, Any] | Sequence[str]) -> Tree:
     if isinstance(overrides, Mapping):
         return from_dotted({k: str(v) if isinstance(v, Path) else v for k, v in overrides.items()})
-    return parse_overrides(overrides)
+    return parse_overrides([overrides] if isinstance(overrides, str) else overrides)
 
 
 def _config_file(path: str | Path) -> Path:
@@ -125,12 +127,9 @@ def _resume(folder: RunFolder, given: Tree) -> RunResult:
 
 def _say(folder: RunFolder, lines: Iterable[str]) -> None:
     """Show the lines, and keep them in the run's log."""
-    handler = attach_file(folder.log)
-    try:
+    with copied_to(folder.log):
         for line in lines:
             logger.info("%s", line)
-    finally:
-        detach(handler)
 
 
 def open_data(settings: Tree) -> tuple[ImageDataset, DataFacts]:
@@ -143,6 +142,12 @@ def open_data(settings: Tree) -> tuple[ImageDataset, DataFacts]:
     dataset = open_dataset(source, split, build(ImageLimits, data.get("limits", {})))
     report = scan(dataset)
     logger.info("data  %s: %s", dataset.description, report.sentence())
+    if not report.modes:
+        first = "; ".join(f"{fault.name} ({fault.reason})" for fault in report.unreadable[:3])
+        raise DataError(
+            f"none of the {report.examined:,} images looked at can be used: {first}. Check the data with "
+            f"`nexus inspect {shlex.quote(source)}`, or widen data.limits"
+        )
     short_side = int(min(report.median_width, report.median_height))
     return dataset, DataFacts(len(dataset), max(short_side, 1), dataset.labels is not None)
 
@@ -177,6 +182,11 @@ def check(config: TrainConfig, dataset: ImageDataset) -> None:
             )
     if not len(dataset):
         raise ConfigError(f"{dataset.description} holds no images")
+    if not any((config.objective.dino_weight, config.objective.ibot_weight, config.objective.koleo_weight)):
+        raise ConfigError(
+            "objective.dino_weight, ibot_weight and koleo_weight are all 0, so there is nothing to learn "
+            "from; set one of them, such as objective.dino_weight=1"
+        )
     if config.objective.koleo_weight > 0:
         _check_koleo(config, len(dataset))
 

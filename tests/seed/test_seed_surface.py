@@ -10,6 +10,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
+from nexus.errors import ConfigError
 from nexus.models.ssl import DINOv2, MultiCropAugmentation
 from nexus.models.ssl.base import BaseSSL
 from nexus.models.ssl.dinov2 import DINOv2Head
@@ -175,3 +176,28 @@ def test_update_center_takes_raw_logits() -> None:
     logits = torch.randn(5, 64)
     model.update_center(logits)
     torch.testing.assert_close(model.center, 0.1 * logits.mean(0, keepdim=True))
+
+
+def test_wrong_values_are_refused_in_words() -> None:
+    with pytest.raises(ConfigError, match="out_dim=0 should be more than 0"):
+        DINOv2(img_size=28, embed_dim=32, depth=1, num_heads=2, out_dim=0)
+    model = build_model()
+    model.teacher_temp_rule = "sed"
+    with pytest.raises(ConfigError, match="unknown teacher_temp_rule 'sed'; did you mean 'seed'"):
+        model.get_teacher_temp(3)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ([(2, 28)], "1 crops given; the list starts with two global crops"),
+        ([(2, 28), (3, 28)], r"global crops are \(2, 3, 28, 28\) and \(3, 3, 28, 28\)"),
+        ([(2, 28), (2, 42)], r"global crops are .*; all of a kind need one shape"),
+        ([(2, 28), (2, 28), (2, 14), (2, 28)], r"local crops are \(2, 3, 14, 14\) and \(2, 3, 28, 28\)"),
+        ([(2, 28), (2, 28), (1, 14)], "with the same images in every crop"),
+    ],
+)
+def test_crops_that_do_not_fit_together(shapes: list[tuple[int, int]], message: str) -> None:
+    model = build_model()
+    with pytest.raises(ConfigError, match=message):
+        model([torch.randn(count, 3, side, side) for count, side in shapes])

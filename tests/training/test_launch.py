@@ -66,6 +66,16 @@ def test_overrides_are_a_mapping_or_strings(started: Started, tmp_path: Path) ->
     assert started[0][0] == started[1][0]
 
 
+def test_a_recipe_builds_on_another_one_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "base.yaml").write_text("extends: smoke\noptim.lr: 7e-3\n")
+    (tmp_path / "deep" / "own.yaml").write_text("extends: ../base.yaml\nmodel.depth: 3\n")
+    settings = read_recipe(tmp_path / "deep" / "own.yaml")
+    assert (settings["optim"]["lr"], settings["model"]["depth"]) == (7e-3, 3)
+    assert settings["model"]["arch"] == read_recipe("smoke")["model"]["arch"]
+    assert "extends" not in settings
+
+
 def test_a_recipes_sizes_go_with_its_architecture(started: Started, tmp_path: Path) -> None:
     train(DATA, tmp_path / "a", recipe="smoke")
     train(DATA, tmp_path / "b", recipe="smoke", model="vit_tiny_patch8")

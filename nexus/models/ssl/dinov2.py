@@ -22,11 +22,11 @@ from jaxtyping import Float
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from nexus.config import Config, Share
+from nexus.config import Config, Share, build
 from nexus.data.batch import Batch, Masks
 from nexus.data.masking import BlockMasker, MaskConfig
 from nexus.data.multicrop import MultiCropAugmentation
-from nexus.errors import ConfigError
+from nexus.errors import ConfigError, unknown
 from nexus.losses import (
     build_centering,
     dino_pair_losses,
@@ -73,6 +73,9 @@ class ObjectiveConfig(Config):
     """Momentum of the moving centre, per step."""
     student_temp: PositiveFloat = 0.1
     """Softmax temperature of the student."""
+
+
+_TEMP_RULES = ("official", "linear", "seed")
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,8 @@ class DINOv2(BaseSSL):
             "center_momentum": center_momentum,
         }
         updates = {name: value for name, value in shortcuts.items() if value is not None}
-        self.objective = (objective or ObjectiveConfig()).model_copy(update=updates)
+        base = objective or ObjectiveConfig()
+        self.objective = build(ObjectiveConfig, {**base.model_dump(), **updates})
         self.masks = masks or MaskConfig()
         self._build_networks(vit)
         self.teacher_temp_schedule = teacher_temp_schedule
@@ -283,6 +287,13 @@ class DINOv2(BaseSSL):
         """The seed's list of crops as a `Batch`, with masks drawn from torch's random state."""
         if len(crops) < 2:
             raise ConfigError(f"{len(crops)} crops given; the list starts with two global crops")
+        for kind, group in (("global", crops[:2]), ("local", crops[2:])):
+            shapes = sorted({tuple(crop.shape) for crop in group})
+            if len(shapes) > 1 or any(len(shape) != 4 or shape[0] != len(crops[0]) for shape in shapes):
+                raise ConfigError(
+                    f"the {kind} crops are {' and '.join(map(str, shapes))}; all of a kind need one shape "
+                    "(images, channels, height, width), with the same images in every crop"
+                )
         first = crops[0]
         patch = self.student_backbone.patch_size
         rows, cols = first.shape[-2] // patch, first.shape[-1] // patch
@@ -327,8 +338,10 @@ class DINOv2(BaseSSL):
             progress = epoch / warmup if epoch < warmup else 1.0
         elif self.teacher_temp_rule == "linear":
             progress = epoch / self.total_epochs
-        else:
+        elif self.teacher_temp_rule == "seed":
             progress = max(epoch - warmup, 0) / max(self.total_epochs - warmup, 1)
+        else:
+            raise ConfigError(unknown("teacher_temp_rule", self.teacher_temp_rule, _TEMP_RULES))
         return start + (end - start) * min(progress, 1.0)
 
     def get_ema_momentum(self, epoch: float) -> float:
