@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +90,9 @@ def _start(folder: RunFolder, given: Tree, overwrite: bool) -> RunResult:
         raise ConfigError("no data given: --data takes a folder, glob, list, tar, zip or pack")
     folder.refuse(overwrite=overwrite)  # before a large collection is looked at
     dataset, facts = open_data(given)
+    if not (facts := replace(facts, labelled=_can_evaluate(given, dataset))).labelled:
+        given = merge(given, {"online_eval": {"every": "auto"}})
     settings, choices = automatic(given, facts)
-    settings = _with_possible_evaluation(settings, dataset)
     config = build(TrainConfig, settings)
     check(config, dataset)
     if config.model.init:  # before anything is created: a mistake here should leave no folder
@@ -149,23 +151,23 @@ def open_data(settings: Tree) -> tuple[ImageDataset, DataFacts]:
             f"`nexus inspect {shlex.quote(source)}`, or widen data.limits"
         )
     short_side = int(min(report.median_width, report.median_height))
-    return dataset, DataFacts(len(dataset), max(short_side, 1), dataset.labels is not None)
+    return dataset, DataFacts(len(dataset), max(short_side, 1))
 
 
-def _with_possible_evaluation(settings: Tree, dataset: ImageDataset) -> Tree:
-    """The settings, without evaluation while training where the images have no labels for it."""
-    online = settings.get("online_eval", {})
-    if not online.get("every"):
-        return settings
+def _can_evaluate(given: Tree, dataset: ImageDataset) -> bool:
+    """Whether there are labels for an evaluation while training; where one was to be expected, why not."""
+    online = given.get("online_eval") or {}
     if online.get("data"):
         labelled_splits(online["data"])  # a mistake in it should show before anything is created
-        return settings
+        return True
+    if dataset.labels is None and not online.get("every"):
+        return False
     try:
         split_labelled(dataset)
     except DataError as error:
         logger.info("no k-NN while training: %s", error)
-        return merge(settings, {"online_eval": {"every": 0}})
-    return settings
+        return False
+    return True
 
 
 def check(config: TrainConfig, dataset: ImageDataset) -> None:

@@ -129,6 +129,30 @@ def test_unlabelled_images_are_not_evaluated_even_if_the_recipe_says_so(
     assert "no k-NN while training: " in said.text
 
 
+def test_one_image_a_class_cannot_be_evaluated_and_nothing_says_otherwise(
+    started: Started, tmp_path: Path, said: pytest.LogCaptureFixture
+) -> None:
+    for index in range(9):
+        (tmp_path / "data" / str(index)).mkdir(parents=True)
+        pixels = np.full((32, 32, 3), index * 20, dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "data" / str(index) / "a.png")
+    train(tmp_path / "data", tmp_path / "a", model="vit_tiny_patch16", overrides={"schedule.batch_size": 4})
+    assert started[0][0].online_eval.every == 0
+    assert "no k-NN while training: no class has two labelled images" in said.text
+    assert "there are labels" not in said.text
+
+
+def test_labelled_data_of_their_own_evaluate_unlabelled_ones(
+    started: Started, tmp_path: Path, said: pytest.LogCaptureFixture
+) -> None:
+    for index in range(9):
+        pixels = np.full((32, 32, 3), index * 20, dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{index}.png")
+    settings = {"schedule.batch_size": 4, "schedule.steps": 50, "online_eval.data": DATA}
+    train(tmp_path, tmp_path.parent / "own", model="vit_tiny_patch16", overrides=settings)
+    assert started[0][0].online_eval.every == 5
+
+
 def test_splits_train_on_train(started: Started, tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
     for index in range(16):
         folder = tmp_path / "data" / ("train" if index < 12 else "val") / "ab"[index % 2]
