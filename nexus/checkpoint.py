@@ -230,6 +230,8 @@ def make_folder(path: Path) -> None:
         raise RunError(
             f"the folder {path} cannot be made: {error.strerror or error}; choose another --out"
         ) from None
+    if not os.access(path, os.W_OK):
+        raise RunError(f"nothing may be written to {path}; mend its permissions, or choose another --out")
 
 
 def write_atomic(path: Path, text: str) -> None:

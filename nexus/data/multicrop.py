@@ -220,6 +220,7 @@ class MultiCropAugmentation:
         }
         changed = {name: value for name, value in given.items() if value is not None}
         self.config = build(CropConfig, {**base.model_dump(), **changed})
+        self.local_crops_number = self.config.local_number
         self.mean = mean
         self.std = std
 

@@ -151,6 +151,21 @@ def test_all_keywords_of_the_seed_are_accepted() -> None:
         global_crops_scale=(0.4, 1.0),
     )
     assert isinstance(model, BaseSSL)
+    attributes = {
+        "student_temp": 0.1,
+        "teacher_temp_start": 0.04,
+        "teacher_temp_end": 0.07,
+        "warmup_teacher_temp_epochs": 30,
+        "center_momentum": 0.9,
+        "ema_start": 0.996,
+        "ema_end": 1.0,
+        "local_crops_number": 8,
+        "local_crops_scale": (0.05, 0.4),
+        "global_crops_scale": (0.4, 1.0),
+        "epoch": 0,
+    }
+    assert {name: getattr(model, name) for name in attributes} == attributes
+    assert MultiCropAugmentation(local_crops_number=3).local_crops_number == 3
     assert model.get_ema_momentum(0) == pytest.approx(0.996)
     assert model.get_ema_momentum(model.total_epochs) == pytest.approx(1.0)
     assert DINOv2Head(16, hidden_dim=8, out_dim=12)(torch.randn(2, 16)).shape == (2, 12)
@@ -169,6 +184,22 @@ def test_all_three_temperature_schedules(rule: str, expected: dict[int, float]) 
     model.teacher_temp_rule = rule
     for epoch, value in expected.items():
         assert model.get_teacher_temp(epoch) == pytest.approx(value)
+
+
+def test_temperatures_may_be_changed_between_steps() -> None:
+    torch.manual_seed(0)
+    model = build_model()
+    model.student_backbone.eval()
+    crops = [torch.randn(2, 3, 28, 28) for _ in range(2)]
+
+    def dino() -> float:
+        model.centering.center.zero_()
+        return float(model(crops)[1]["loss/dino_global"])
+
+    before = dino()
+    model.student_temp = 100.0  # a student that says nothing
+    assert dino() == pytest.approx(math.log(64), rel=1e-3)
+    assert dino() != pytest.approx(before, rel=1e-3)
 
 
 def test_update_center_takes_raw_logits() -> None:
@@ -201,3 +232,34 @@ def test_crops_that_do_not_fit_together(shapes: list[tuple[int, int]], message: 
     model = build_model()
     with pytest.raises(ConfigError, match=message):
         model([torch.randn(count, 3, side, side) for count, side in shapes])
+
+
+class OwnMethod(BaseSSL):
+    """As the seed document builds its class on ours: two networks, two methods, nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.student_backbone = VisionTransformer(
+            img_size=28, patch_size=14, embed_dim=32, depth=1, num_heads=2
+        )
+        self.student_head = DINOv2Head(32, hidden_dim=8, out_dim=12)
+        self.teacher_backbone = VisionTransformer(
+            img_size=28, patch_size=14, embed_dim=32, depth=1, num_heads=2
+        )
+        for p in self.teacher_backbone.parameters():
+            p.requires_grad = False
+
+    def forward(self, images):
+        loss = self.student_head(self.student_backbone(images[0])[:, 0]).square().mean()
+        return loss, {"loss": loss.item()}
+
+    def update_teacher(self):
+        pass
+
+
+def test_a_method_of_ones_own_needs_no_more_than_the_seed_shows() -> None:
+    method = OwnMethod()
+    loss, _ = method([torch.randn(2, 3, 28, 28)])
+    loss.backward()
+    assert set(method.trained_networks()) == {"student_backbone", "student_head"}
+    assert method.inference_backbone is method.teacher_backbone

@@ -21,11 +21,15 @@ class BaseSSL(nn.Module, ABC):
     def update_teacher(self, momentum: float | None = None) -> None:
         """Move the teacher towards the student; call once after every optimizer step."""
 
-    @abstractmethod
     def trained_networks(self) -> dict[str, nn.Module]:
-        """The networks that the optimizer trains, by name; gradients are clipped per network."""
+        """The networks that the optimizer trains, by name; gradients are clipped per network.
+
+        As it stands here: every child with a trainable parameter.
+        """
+        children = self.named_children()
+        return {name: child for name, child in children if any(p.requires_grad for p in child.parameters())}
 
     @property
-    @abstractmethod
     def inference_backbone(self) -> nn.Module:
-        """The backbone that is saved, evaluated and shipped."""
+        """The backbone that is saved, evaluated and shipped; as it stands here, `teacher_backbone`."""
+        return self.get_submodule("teacher_backbone")

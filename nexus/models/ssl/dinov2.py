@@ -137,10 +137,12 @@ class DINOv2(BaseSSL):
         self.objective = build(ObjectiveConfig, {**base.model_dump(), **updates})
         self.masks = masks or MaskConfig()
         self._build_networks(vit)
-        self.teacher_temp_schedule = teacher_temp_schedule
+        self.student_temp = self.objective.student_temp
+        self.center_momentum = self.objective.center_momentum
+        self.teacher_temp_start, self.teacher_temp_end = teacher_temp_schedule
         self.teacher_temp_rule = teacher_temp_rule
         self.warmup_teacher_temp_epochs = warmup_teacher_temp_epochs
-        self.ema_momentum_schedule = ema_momentum_schedule
+        self.ema_start, self.ema_end = ema_momentum_schedule
         self.local_crops_number = local_crops_number
         self.local_crops_scale = local_crops_scale
         self.global_crops_scale = global_crops_scale
@@ -238,7 +240,7 @@ class DINOv2(BaseSSL):
             local = self.student_backbone.forward_features(batch.local_crops)
             cls_all = torch.cat([cls_global, local["x_norm_clstoken"]])
         logits = self.student_head(cls_all).unflatten(0, (-1, batch.images))
-        pairs = dino_pair_losses(logits, targets.cls, want.student_temp)
+        pairs = dino_pair_losses(logits, targets.cls, self.student_temp)
         terms: dict[str, Tensor] = {}
         dino_global, dino_local = split_pairs(pairs)
         terms["dino_global"] = want.dino_weight * dino_global
@@ -252,7 +254,7 @@ class DINOv2(BaseSSL):
                 targets.patches,
                 batch.masks.weight,
                 2 * batch.images,
-                want.student_temp,
+                self.student_temp,
             )
         if want.koleo_weight > 0:
             koleo = torch.stack([koleo_loss(crop) for crop in cls_global.chunk(2)])
@@ -332,7 +334,7 @@ class DINOv2(BaseSSL):
         `official`: linear during the warm-up epochs, then constant. `linear`: linear over all epochs (the
         seed's text). `seed`: constant during the warm-up, linear afterwards (the seed's code).
         """
-        start, end = self.teacher_temp_schedule
+        start, end = self.teacher_temp_start, self.teacher_temp_end
         warmup = self.warmup_teacher_temp_epochs
         if self.teacher_temp_rule == "official":
             progress = epoch / warmup if epoch < warmup else 1.0
@@ -346,9 +348,8 @@ class DINOv2(BaseSSL):
 
     def get_ema_momentum(self, epoch: float) -> float:
         """Momentum of the teacher at an epoch: a cosine over `total_epochs`."""
-        start, end = self.ema_momentum_schedule
         progress = min(epoch / self.total_epochs, 1.0)
-        return end - (end - start) * 0.5 * (1 + math.cos(math.pi * progress))
+        return self.ema_end - (self.ema_end - self.ema_start) * 0.5 * (1 + math.cos(math.pi * progress))
 
     # -- networks ---------------------------------------------------------------------------------
 
