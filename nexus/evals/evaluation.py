@@ -1,6 +1,7 @@
 """`nexus.evaluate`: features once per split, every task on them, and raw pixels to compare with."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,12 @@ def _table(result: Result, tasks: Sequence[str]) -> list[Result]:
         for task in tasks
         for name, scores in sources.items()
     ]
+
+
+def place_in_run(model: str) -> Path | None:
+    """Where the evaluation of a run goes that nobody gave a place: `evals` in its folder, if we may write."""
+    run = Path(model).expanduser()
+    return run / "evals" if (run / "config.yaml").is_file() and os.access(run, os.W_OK) else None
 
 
 def _free(out: Path, overwrite: bool) -> Path:
