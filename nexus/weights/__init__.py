@@ -2,7 +2,8 @@
 
 ::
 
-    read        a file on disk         → plain tensors, never code
+    hub         a released model's name → its file, downloaded if need be (download, transfer, progress)
+    read        a file on disk         → plain tensors, never code (pickles, recognition, soundness)
     keys        anybody's key names    → the official ones of a backbone
     infer       tensor shapes          → the architecture
     source      what a user typed      → an architecture or a file

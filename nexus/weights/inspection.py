@@ -11,10 +11,12 @@ from nexus import checkpoint
 from nexus.config import read_yaml
 from nexus.errors import ConfigError, WeightsError
 from nexus.models.vision import ViTConfig, architecture, build_backbone
+from nexus.weights.download import read_origin
+from nexus.weights.hub import cached_file, hub_url, is_hub_name
 from nexus.weights.infer import architecture_name
 from nexus.weights.loading import LoadReport, read_report
 from nexus.weights.read import ENDINGS, read_config
-from nexus.weights.source import FILES, is_hub_name
+from nexus.weights.source import FILES
 
 Facts = dict[str, Any]
 
@@ -43,7 +45,7 @@ def inspect(path: str | Path) -> Facts:
     if where.exists():
         return _data(path)
     if is_hub_name(str(path)):
-        return _weights(path)
+        return _released(str(path))
     try:
         config = architecture(str(path))
     except ConfigError:
@@ -75,6 +77,18 @@ def _weights(path: str | Path) -> Facts:
             raise
         return {"kind": "weights", "path": str(path), "problem": str(error)}
     return {"kind": "weights", "path": report.source, **_backbone(report)}
+
+
+def _released(name: str) -> Facts:
+    """A released model: its file where it is here, else what it would be; nothing is downloaded."""
+    path = cached_file(name)
+    if path is None:
+        facts = {**_architecture(name, architecture(name)), "address": hub_url(name)}
+        return facts | {"kind": "released model, not on this machine"}
+    facts = _weights(path)
+    if origin := read_origin(path):
+        facts["downloaded"] = origin
+    return facts
 
 
 def _backbone(report: LoadReport) -> Facts:
