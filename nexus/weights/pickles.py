@@ -1,8 +1,8 @@
 """PyTorch's own files: pickles, of which only tensors and plain values are read, never code.
 
 torch's weights-only reader builds nothing but tensors, numbers, strings and containers. Around it stand
-checks that it does not make: the archive is what its checksums say, nothing in it expands, no tensor reaches
-beyond its data, and no data is left over.
+checks that it does not make: the archive is what its checksums say, nothing in it expands, no data is left
+over.
 """
 
 import pickle
@@ -11,9 +11,9 @@ import re
 import warnings
 import zipfile
 from collections.abc import Iterator
-from io import BytesIO
+from io import BufferedIOBase, BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
@@ -35,26 +35,24 @@ def is_pickle(head: bytes) -> bool:
 def read_pickle(path: Path) -> Any:
     """What was saved, on the CPU. Raises `WeightsError` for damage, and for pickles that hold objects."""
     records = refuse_damaged_archive(path) if zipfile.is_zipfile(path) else None
-    storages: list[tuple[Any, int]] = []
+    used = 0
 
-    def keep(storage: Any, location: str) -> Any:
-        storages.append((storage, storage.nbytes()))
+    def on_cpu(storage: Any, location: str) -> Any:
+        nonlocal used
+        used += 1
         return storage
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's remarks about pickle protocols
-            content = torch.load(path, map_location=keep, weights_only=True)
+            content = torch.load(path, map_location=on_cpu, weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(_refused(path, str(error))) from None
     except Exception as error:  # a damaged pickle can raise anything
         text = (str(error) or type(error).__name__).split(". ", 1)[0].splitlines()[0]
         raise WeightsError(damaged(path, text)) from None
-    if any(storage.nbytes() != size for storage, size in storages):
-        # torch enlarges a storage for such a tensor, with whatever lies in memory.
-        raise WeightsError(damaged(path, "a tensor reaches beyond its data"))
-    if records is not None and len(storages) != records:
-        raise WeightsError(damaged(path, f"{records} tensors' data, but {len(storages)} are used"))
+    if records is not None and used != records:
+        raise WeightsError(damaged(path, f"it holds the data of {records} tensors, and {used} are used"))
     return content
 
 
@@ -148,13 +146,14 @@ def imported_names(path: Path) -> list[str]:
     try:
         for file in _pickles(path):
             while file.tell() < _LONGEST_PICKLE:
-                names.update(dict.fromkeys(_imports(file)))
+                for name in _imports(file):
+                    names[name] = None
     except Exception:  # the end of the pickles, or damage: what was found until there counts
         pass
     return list(names)
 
 
-def _pickles(path: Path) -> Iterator[IO[bytes]]:
+def _pickles(path: Path) -> Iterator[BufferedIOBase]:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
@@ -165,7 +164,7 @@ def _pickles(path: Path) -> Iterator[IO[bytes]]:
             yield file
 
 
-def _imports(file: IO[bytes]) -> Iterator[str]:
+def _imports(file: BufferedIOBase) -> Iterator[str]:
     """Imports of one pickle. Since protocol 4 module and name are strings on the stack."""
     strings: list[str] = []
     memo: dict[int, str] = {}

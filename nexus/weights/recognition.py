@@ -16,6 +16,7 @@ _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (b"7z\xbc\xaf", "a 7z archive", "unpack it first"),
     (b"\x28\xb5\x2f\xfd", "compressed with zstd", "unpack it first"),
     (b"\x78\x01", "compressed with zlib, as joblib does", "save the tensors alone as .safetensors"),
+    (b"\x78\x5e", "compressed with zlib, as joblib does", "save the tensors alone as .safetensors"),
     (b"\x78\x9c", "compressed with zlib, as joblib does", "save the tensors alone as .safetensors"),
     (b"\x78\xda", "compressed with zlib, as joblib does", "save the tensors alone as .safetensors"),
     (b"\xff\xd8\xff", "a JPEG image", "pass it with --data, and a model with --model"),
