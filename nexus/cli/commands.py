@@ -238,9 +238,10 @@ def inspect(
             show_default=False,
         ),
     ],
+    as_json: Annotated[bool, _option("one JSON object, for programs", "--json", group=RESULT)] = False,
 ) -> None:
     """Say what a file, run folder or data set is."""
     from nexus.cli.show import inspection
     from nexus.weights import inspect as look
 
-    inspection(look(path))
+    inspection(look(path), as_json=as_json)

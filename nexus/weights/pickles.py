@@ -164,7 +164,7 @@ def _pickles(path: Path) -> Iterator[BufferedIOBase]:
             yield file
 
 
-def _imports(file: BufferedIOBase) -> Iterator[str]:
+def _imports(file: Any) -> Iterator[str]:
     """Imports of one pickle. Since protocol 4 module and name are strings on the stack."""
     strings: list[str] = []
     memo: dict[int, str] = {}

@@ -25,6 +25,10 @@ _MAGIC: tuple[tuple[bytes, str, str], ...] = (
 )
 
 
+VAGUE = {"text", "a tar archive", "neither safetensors nor a PyTorch file"}
+"""What `recognise` says of files that may be anything."""
+
+
 def recognise(head: bytes) -> tuple[str, str]:
     """What a file that begins with `head` is, if it is no weight file, and what to do.
 
