@@ -1,6 +1,6 @@
 """Mutations of small valid weight files: each must be refused in one message, or load what was written.
 
-    python benchmarks/fuzz_weights.py --mutations 10000 --seed 0
+    python -m benchmarks.fuzz_weights --mutations 10000 --seed 0
 
 Every mutated file is loaded in a child process whose memory is limited, so that a header which makes the
 reader allocate what the file does not hold counts as a failure. What may come out:
@@ -92,8 +92,10 @@ def _huggingface(folder: Path, name: str, mutated: str) -> dict[str, tuple[Path,
     """A folder as transformers writes it, in two parts with an index; left out if it cannot be loaded yet."""
     try:
         from transformers import Dinov2Config, Dinov2Model
+        from transformers.utils import logging
     except ImportError:
         return {}
+    logging.disable_progress_bar()
     sizes = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 8}
     model = Dinov2Model(Dinov2Config(**sizes, patch_size=4, mlp_ratio=1))
     size = sum(value.numel() * 4 for value in model.state_dict().values())
@@ -345,10 +347,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         counts, failures = fuzz(arguments.mutations, arguments.seed, Path(folder))
     columns = ("refused", "exact", "values", "failure")
-    print(f"{'':24}" + "".join(f"{column:>10}" for column in columns))
+    print("| " + " | ".join(("seed file", *columns)) + " |\n|" + "---|" * (len(columns) + 1))
     for name, count in counts.items():
-        print(f"{name:24}" + "".join(f"{count[column]:>10}" for column in columns))
-    print(f"{arguments.mutations} mutations in {time.monotonic() - started:.0f} s")
+        print("| " + " | ".join((name, *(str(count[column]) for column in columns))) + " |")
+    print(f"\n{arguments.mutations:,} mutations in {time.monotonic() - started:.0f} s")
     for failure in failures[:20]:
         print(failure)
     sys.exit(1 if failures else 0)

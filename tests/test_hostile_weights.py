@@ -396,7 +396,7 @@ def test_tensors_that_cannot_be_weights(
 
 
 def test_a_thousand_mutations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`python benchmarks/fuzz_weights.py` does ten thousand."""
+    """`python -m benchmarks.fuzz_weights` does ten thousand."""
     monkeypatch.setenv("NEXUS_OFFLINE", "1")
     counts, failures = fuzz(1000, 77, tmp_path)
     assert failures == []
