@@ -29,6 +29,7 @@ Facts = dict[str, Any]
 _QUICK_SUM = 1 << 30
 """Bytes up to which a sha256 is always computed; it takes about a second."""
 _SHOWN_ELSEWHERE = {"source", "config", "tensors", "parameters", "dtype", "layout", "dropped", "described"}
+_SHOWN_ELSEWHERE |= {"normalization"}
 """Fields of a `LoadReport` that have words of their own; whatever else one has is shown as it is."""
 
 
