@@ -154,8 +154,8 @@ def _results(folder: Path, provenance: dict[str, Any]) -> str:
     rows = [*_online(folder, provenance.get("step")), *_evaluations(folder)]
     if not rows:
         text = (
-            "Nothing was measured, so nothing is claimed. `nexus eval --data LABELLED --model RUN --out "
-            "RUN/evals` measures, and `nexus card RUN` then writes it here."
+            "Nothing was measured, so nothing is claimed. `nexus eval --data LABELLED --model RUN` measures, "
+            "and `nexus card RUN` then writes it here."
         )
     else:
         head = ("data", "features", "task", "top-1 %", "95 % interval", "images", "chance %", "of")
