@@ -4,14 +4,19 @@ The training stream is one endless sequence of positions 0, 1, 2, ... Position `
 images lies in pass `p // n`; each pass is a fresh permutation. Step `s` with a global batch of `B` draws
 positions `s·B .. s·B + B - 1`, split among the ranks, so every image is seen once a pass at any world
 size, and a resumed run goes on exactly where it stopped.
+
+A mixture of sources has such an order for each of them, and one more that says whose turn it is.
 """
 
-from collections.abc import Iterator
-from functools import lru_cache
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
 
 import numpy as np
+from jaxtyping import Int64, Integer
 
-CROPS, MASKS, REPLACEMENTS = 1, 2, 3
+CROPS, MASKS, REPLACEMENTS, TURNS, SOURCES = 1, 2, 3, 4, 5
 """Independent random streams of a run, beside the order of the images (0)."""
 
 
@@ -21,21 +26,96 @@ def generator(seed: int, stream: int, position: int) -> np.random.Generator:
 
 
 class Order:
-    """The endless shuffled order of `size` images."""
+    """The endless shuffled order of `size` images. `key` tells the orders of one seed apart."""
 
-    def __init__(self, size: int, seed: int) -> None:
+    def __init__(self, size: int, seed: int, key: tuple[int, ...] = (0,)) -> None:
         self.size = size
         self.seed = seed
+        self.key = key
+        self._passes = _Recent()
 
     def __getitem__(self, position: int) -> int:
         """Index of the image at `position`."""
         epoch, offset = divmod(position, self.size)
-        return int(_permutation(self.size, self.seed, epoch)[offset])
+        permutation = self._passes.get(epoch)
+        if permutation is None:
+            permutation = self._passes.put(epoch, self._shuffled(epoch))
+        return int(permutation[offset])
+
+    def _shuffled(self, epoch: int) -> Integer[np.ndarray, " images"]:
+        order = np.random.default_rng((self.seed, *self.key, epoch)).permutation(self.size)
+        return order.astype(np.int32) if self.size < 2**31 else order
 
 
-@lru_cache(maxsize=2)
-def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng((seed, 0, epoch)).permutation(size)
+class MixtureOrder(Order):
+    """The endless order of several sources that lie one after the other, drawn in proportion to `weights`.
+
+    Time is cut into blocks of `block` positions. After every block each source has been drawn
+    `position * share` times, to within one; inside a block the turns are shuffled. The k-th draw of a source
+    is position k of its own `Order`, so no image comes again before all others of its source came, and
+    small sources repeat more often.
+    """
+
+    def __init__(self, sizes: Sequence[int], weights: Sequence[Fraction | float], seed: int) -> None:
+        super().__init__(sum(sizes), seed)
+        exact = [Fraction(str(weight)) for weight in weights]
+        shares = [weight / sum(exact) for weight in exact]
+        self.block = max(math.ceil(2 / min(shares)), 2)
+        self._ends = [sum(shares[: i + 1], Fraction(0)) for i in range(len(shares))]
+        self._starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        self._orders = [Order(size, seed, (SOURCES, source)) for source, size in enumerate(sizes)]
+        self._blocks = _Recent()
+
+    def __getitem__(self, position: int) -> int:
+        """Index of the image at `position`, counted over all sources."""
+        block, offset = divmod(position, self.block)
+        turns = self._blocks.get(block)
+        if turns is None:
+            turns = self._blocks.put(block, self._turns(block))
+        source = int(turns[0, offset])
+        return self._starts[source] + self._orders[source][int(turns[1, offset])]
+
+    def _drawn(self, position: int) -> list[int]:
+        """How often each source was drawn before `position`, a multiple of the block.
+
+        Differences of rounded cumulative shares: they add up to `position` and are off by less than one.
+        A block grants every source two turns on average, so no count falls from block to block.
+        """
+        ends = [0] + [math.floor(position * end + Fraction(1, 2)) for end in self._ends]
+        return [high - low for low, high in itertools.pairwise(ends)]
+
+    def _turns(self, block: int) -> Int64[np.ndarray, "2 turns"]:
+        """For each position of a block: whose turn it is, and how often that source was drawn before."""
+        before, after = self._drawn(block * self.block), self._drawn((block + 1) * self.block)
+        turns = np.concatenate(
+            [
+                np.stack([np.full(b - a, s), np.arange(a, b)])
+                for s, (a, b) in enumerate(zip(before, after, strict=True))
+            ],
+            axis=1,
+        )
+        shuffled = generator(self.seed, TURNS, block).permutation(turns[0])
+        # The turns of one source keep their order in time; whose turn it is, is random.
+        counts = turns[1][np.argsort(np.argsort(shuffled, kind="stable"), kind="stable")]
+        return np.stack([shuffled, counts]).astype(np.int64)
+
+
+class _Recent:
+    """The two latest of something that is expensive to make; forgotten on the way to another process."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, np.ndarray] = {}
+
+    def get(self, key: int) -> np.ndarray | None:
+        return self._kept.get(key)
+
+    def put(self, key: int, value: np.ndarray) -> np.ndarray:
+        kept = [item for item in list(self._kept.items()) if item[0] != key]
+        self._kept = dict([*kept[-1:], (key, value)])
+        return value
+
+    def __reduce__(self) -> tuple[type["_Recent"], tuple[()]]:
+        return _Recent, ()
 
 
 class StepSampler:

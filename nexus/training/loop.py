@@ -13,7 +13,7 @@ from nexus.data.datasets import ImageDataset
 from nexus.data.loader import Collate, CropStream, LoaderError, UnusableData, train_batches
 from nexus.data.masking import BlockMasker
 from nexus.data.multicrop import MultiCropAugmentation
-from nexus.data.order import Order, StepSampler
+from nexus.data.order import StepSampler
 from nexus.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from nexus.distributed import rank, world_size
 from nexus.errors import DataError, NexusError
@@ -126,7 +126,7 @@ def batches(
     """Normalised batches on the device, from a step to the end of the run."""
     side = config.crops.global_size // vit_config(config.model, config.crops.global_size).patch_size
     loader = train_batches(
-        CropStream(dataset, MultiCropAugmentation(config.crops), Order(len(dataset), config.seed)),
+        CropStream(dataset, MultiCropAugmentation(config.crops), dataset.order(config.seed)),
         Collate(BlockMasker(config.masks, side, side), config.seed),
         StepSampler(
             start_step=start_step,

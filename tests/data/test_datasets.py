@@ -175,7 +175,7 @@ def test_single_image(tmp_path):
     assert names(data) == ["a.png"]
     assert level(data, 0) == 0
     (tmp_path / "b.dat").write_bytes(b"\x00\x01\x02")
-    assert "not recognised as an image, a list, a tar or a zip" in error(tmp_path / "b.dat")
+    assert "not recognised as an image, " in error(tmp_path / "b.dat")
 
 
 def test_several_sources(tmp_path):
@@ -279,9 +279,9 @@ def test_table_without_header_or_with_names_only(tmp_path):
 
 def test_table_errors(tmp_path):
     path = tmp_path / "l.csv"
-    path.write_text("url,height\nhttp://x,3\n")
+    path.write_text("link,height\nx,3\n")
     message = error(path)
-    assert "has the columns url, height; none of them is called path, file" in message
+    assert "has the columns link, height; none of them is called path, file" in message
     assert "Rename the column" in message
     bad = tmp_path / "l.parquet"
     bad.write_bytes(b"PAR1 and then nothing")

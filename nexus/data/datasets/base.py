@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from nexus.data.batch import Fault, Sample
 from nexus.data.datasets.labels import Classes, Labels
 from nexus.data.images import DEFAULT_LIMITS, ImageLimits, Stream, decode_image, image_header
+from nexus.data.order import Order
 from nexus.data.picture import EncodedPicture, Picture
 
 
@@ -73,6 +74,10 @@ class ImageDataset(Dataset[Sample], ABC):
         """The label of image `i`; -1 where it is unknown."""
         return -1 if self.labels is None else int(self.labels[i])
 
+    def order(self, seed: int) -> Order:
+        """The order in which training draws the images: shuffled, each once a pass."""
+        return Order(len(self), seed)
+
     def __getitem__(self, i: int) -> Sample:
         i = self._position(i)
         name = self.name(i)
@@ -116,6 +121,10 @@ class Subset(ImageDataset):
     def stream(self, i: int) -> Stream:
         """The stream of the base data set."""
         return self.base.stream(int(self.indices[i]))
+
+    def header(self, i: int) -> tuple[int, int, str]:
+        """The header in the base data set."""
+        return self.base.header(int(self.indices[i]))
 
     def picture(self, i: int) -> Picture:
         """The picture of the base data set."""

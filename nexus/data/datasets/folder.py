@@ -1,19 +1,19 @@
 """Images in a folder and everything below it, and any other list of files."""
 
 import os
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from nexus.data.batch import Fault
 from nexus.data.datasets.base import ImageDataset
+from nexus.data.datasets.foldermemory import Contents, recall, remember
 from nexus.data.datasets.labels import Classes, Labels, folder_labels
-from nexus.data.datasets.names import Names, extension, is_image_name
-from nexus.data.datasets.splits import canonical, in_order, match_split
-from nexus.data.images import ImageLimits, Stream, file_fault, open_file, read_file
+from nexus.data.datasets.names import EXTENSIONS, Names
+from nexus.data.datasets.searching import Listing, is_folder, list_files
+from nexus.data.datasets.splits import canonical, in_order, match_split, spellings
+from nexus.data.images import ImageLimits, Stream, open_file, read_file
 from nexus.errors import DataError
 
 
@@ -23,7 +23,7 @@ class FileDataset(ImageDataset):
     def __init__(
         self,
         root: Path,
-        names: Sequence[str],
+        names: Sequence[str] | Names,
         description: str,
         limits: ImageLimits,
         labels: Labels | None = None,
@@ -32,7 +32,7 @@ class FileDataset(ImageDataset):
     ) -> None:
         super().__init__(description, limits, labels, classes, faults)
         self.root = str(root)
-        self.names = Names(names)
+        self.names = names if isinstance(names, Names) else Names(names)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -54,85 +54,20 @@ class FileDataset(ImageDataset):
         return open_file(self.path(i), self.name(i))
 
 
-@dataclass
-class Listing:
-    """What lies below a folder. Names are relative to it, sorted; hidden entries are left out."""
-
-    images: list[str] = field(default_factory=list)
-    others: Counter[str] = field(default_factory=Counter)
-    """Number of files per ending that is not an image's."""
-    faults: list[Fault] = field(default_factory=list)
-
-
-def list_images(root: Path) -> Listing:
-    """Search `root` and the folders below it, through symbolic links, each real folder once.
-
-    Linked folders come after all real ones, so that a folder keeps its own name where a link leads to
-    it as well. A link to a folder above itself is a fault.
-    """
-    found = Listing()
-    seen: set[str] = set()
-    folders, links = [""], list[str]()
-    while folders or links:
-        relative = folders.pop() if folders else links.pop(0)
-        path = os.path.join(root, relative)
-        real = os.path.realpath(path)
-        if real in seen:
-            if os.path.islink(path) and _is_inside(os.path.abspath(path), real):
-                found.faults.append(Fault(relative, "symbolic link loop"))
-            continue
-        seen.add(real)
-        try:
-            with os.scandir(path) as entries:
-                for entry in entries:
-                    _sort_entry(entry, relative, found, folders, links)
-        except OSError as error:
-            found.faults.append(Fault(relative or ".", f"folder {file_fault(error)}"))
-        links.sort()
-    found.images.sort()
-    return found
-
-
-def _sort_entry(
-    entry: os.DirEntry[str], folder: str, found: Listing, folders: list[str], links: list[str]
-) -> None:
-    """Put one directory entry where it belongs."""
-    if entry.name.startswith("."):
-        return
-    name = f"{folder}/{entry.name}" if folder else entry.name
-    try:
-        if entry.is_dir():
-            (links if entry.is_symlink() else folders).append(name)
-        elif not is_image_name(name):
-            found.others[extension(name) or "no extension"] += 1
-        elif entry.is_file():
-            found.images.append(name)
-        else:
-            broken = "broken symbolic link" if entry.is_symlink() else "not a regular file"
-            found.faults.append(Fault(name, broken))
-    except OSError as error:
-        found.faults.append(Fault(name, file_fault(error)))
-
-
-def _is_inside(path: str, folder: str) -> bool:
-    """Whether `path`, its own last link aside, really lies below `folder`."""
-    real = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
-    return real.startswith(folder.rstrip(os.sep) + os.sep)
-
-
 def folder_splits(root: Path) -> tuple[str, ...]:
-    """The sub-folders that are splits: `train` beside a `val`, `validation` or `test`."""
-    names = [entry.name for entry in os.scandir(root) if _is_folder(entry)]
-    splits = [name for name in names if canonical(name) in ("train", "val", "test")]
+    """The sub-folders that are splits: `train` beside a `val`, `validation` or `test`.
+
+    They are asked for by name: a folder of millions of files is not searched for them.
+    """
+    real: dict[tuple[int, int], str] = {}
+    for name in spellings(("train", "val", "test")):
+        path = root / name
+        if is_folder(path):
+            status = os.stat(path)
+            real.setdefault((status.st_dev, status.st_ino), name)  # `Train` is `train` on some file systems
+    splits = list(real.values())
     kinds = {canonical(name) for name in splits}
     return in_order(splits) if "train" in kinds and len(kinds) > 1 else ()
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
 
 
 def open_folder(root: Path, split: str | None, limits: ImageLimits) -> FileDataset:
@@ -140,21 +75,31 @@ def open_folder(root: Path, split: str | None, limits: ImageLimits) -> FileDatas
     splits = folder_splits(root)
     if split is not None:
         split = match_split(split, splits, f"folder {root}")
-    found = list_images(root / split if split else root)
+    contents = recall(root, split) or _search(root, split, splits)
+    what = f"folder {root}/" + (f", split {split}" if split else "")
+    return FileDataset(
+        root=root,
+        names=contents.names,
+        description=describe(what, len(contents.names), contents.labels, contents.others),
+        limits=limits,
+        labels=contents.labels,
+        classes=contents.classes,
+        faults=contents.faults,
+    )
+
+
+def _search(root: Path, split: str | None, splits: tuple[str, ...]) -> Contents:
+    """Search the folder, and remember what is in it."""
+    found = list_files(root / split if split else root, EXTENSIONS)
     names = [f"{split}/{name}" for name in found.images] if split else found.images
     if not names:
         raise DataError(_nothing(root / split if split else root, found))
     labels, classes = _split_labels(root, splits, names) if splits else folder_labels(names)
-    what = f"folder {root}/" + (f", split {split}" if split else "")
-    return FileDataset(
-        root=root,
-        names=names,
-        description=describe(what, len(names), labels, sum(found.others.values())),
-        limits=limits,
-        labels=labels,
-        classes=classes,
-        faults=tuple(found.faults),
-    )
+    others = sum(found.others.values())
+    contents = Contents(Names(names), labels, classes, others, tuple(found.faults))
+    beside = [root, *(root / name for name in splits)]
+    remember(root, split, contents, [*found.folders, *map(str, beside)], found.began)
+    return contents
 
 
 def _split_labels(root: Path, splits: tuple[str, ...], names: list[str]) -> tuple[Labels | None, Classes]:
@@ -166,7 +111,7 @@ def _split_labels(root: Path, splits: tuple[str, ...], names: list[str]) -> tupl
         entry.name
         for split in splits
         for entry in os.scandir(root / split)
-        if _is_folder(entry) and not entry.name.startswith(".")
+        if not entry.name.startswith(".") and is_folder(Path(entry.path))
     }
     _, classes = folder_labels([f"{folder}/" for folder in sorted(folders)])
     if not classes:

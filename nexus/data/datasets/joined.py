@@ -1,6 +1,7 @@
-"""Several sources one after the other."""
+"""Several sources one after the other, and mixtures of them in given proportions."""
 
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 
@@ -8,6 +9,11 @@ from nexus.data.batch import Fault, Sample
 from nexus.data.datasets.base import ImageDataset
 from nexus.data.datasets.labels import Classes, Labels
 from nexus.data.images import Stream
+from nexus.data.order import MixtureOrder, Order
+from nexus.data.picture import Picture
+from nexus.errors import DataError
+
+_SMALLEST_SHARE = Fraction(1, 1_000_000)
 
 
 class JoinedDataset(ImageDataset):
@@ -44,6 +50,16 @@ class JoinedDataset(ImageDataset):
         part, inner = self._find(i)
         return self.parts[part].stream(inner)
 
+    def picture(self, i: int) -> Picture:
+        """The picture of the source."""
+        part, inner = self._find(i)
+        return self.parts[part].picture(inner)
+
+    def header(self, i: int) -> tuple[int, int, str]:
+        """The header in the source."""
+        part, inner = self._find(i)
+        return self.parts[part].header(inner)
+
     def __getitem__(self, i: int) -> Sample:
         i = self._position(i)
         part, inner = self._find(i)
@@ -53,6 +69,37 @@ class JoinedDataset(ImageDataset):
     def _find(self, i: int) -> tuple[int, int]:
         part = int(np.searchsorted(self.starts, i, side="right")) - 1
         return part, i - int(self.starts[part])
+
+
+class MixtureDataset(JoinedDataset):
+    """Joined sources of which training draws in the proportions of `weights`, small ones again and again.
+
+    Everything that looks at each image once (features, evaluation, scans) sees the joined sources.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[ImageDataset],
+        prefixes: Sequence[str],
+        weights: Sequence[Fraction | float],
+    ) -> None:
+        super().__init__(parts, prefixes)
+        exact = [Fraction(str(weight)) for weight in weights]
+        if len(exact) != len(parts) or min(exact) < _SMALLEST_SHARE * sum(exact):
+            raise DataError(
+                f"the weights {', '.join(map(str, weights))} do not fit {len(parts)} sources: one for each, "
+                "and none below a millionth of all"
+            )
+        self.weights = tuple(exact)
+        shares = ", ".join(
+            f"{100 * float(weight / sum(exact)):.3g} % {part.description}"
+            for weight, part in zip(exact, parts, strict=True)
+        )
+        self.description = f"mixture of {shares}"
+
+    def order(self, seed: int) -> Order:
+        """Draws in exact proportion; each source's images once before any comes again."""
+        return MixtureOrder([len(part) for part in self.parts], self.weights, seed)
 
 
 def _join_labels(parts: Sequence[ImageDataset]) -> tuple[Labels | None, Classes]:

@@ -6,14 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nexus.data.datasets.address import Address, is_url
+from nexus.data.datasets.arrow import parquet_source, parquet_with_images
 from nexus.data.datasets.folder import FileDataset, describe
 from nexus.data.datasets.labels import encode_labels
 from nexus.data.datasets.names import is_image_name
+from nexus.data.datasets.remote import RemoteError, fetch
+from nexus.data.datasets.source import Source
 from nexus.data.datasets.splits import in_order, match_split
-from nexus.data.images import ImageLimits
-from nexus.errors import DataError
+from nexus.data.images import ImageLimits, Stream, open_file, read_file
+from nexus.errors import DataError, ImageError
 
-_PATH = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img")
+_PATH = (
+    *("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img"),
+    *("url", "image_url", "uri"),
+)
 _LABEL = ("label", "target", "y", "class_id")
 _CLASS = ("class", "class_name", "category")
 _SPLIT = ("split", "subset")
@@ -56,12 +63,43 @@ def read_table(path: Path) -> Table:
     return _lines(text) if delimiter is None else _csv(path, text, delimiter)
 
 
+class ListDataset(FileDataset):
+    """Files that a list names: paths relative to the list's folder, absolute ones, and URLs."""
+
+    def read(self, i: int) -> bytes:
+        """The content of the file, fetched into the cache where it is a URL; `ImageError`."""
+        name = self.name(i)
+        return read_file(self._local(name), name) if is_url(name) else super().read(i)
+
+    def stream(self, i: int) -> Stream:
+        """The open file, a fetched one in the cache."""
+        name = self.name(i)
+        return open_file(self._local(name), name) if is_url(name) else super().stream(i)
+
+    def _local(self, url: str) -> Path:
+        try:
+            return fetch(url)
+        except (RemoteError, DataError) as error:
+            raise ImageError(url, str(error)) from None
+
+
+def list_source(address: Address) -> Source:
+    """A list of images; a parquet file with image bytes is a table of them."""
+    address.only()
+    path = address.path
+    if parquet_with_images(path):
+        return parquet_source(path)
+    return Source(
+        address.text, lambda split, limits: open_list(path, split, limits), lambda: list_splits(path)
+    )
+
+
 def list_splits(path: Path) -> tuple[str, ...]:
     """The values of the list's `split` column."""
     return in_order(value for value in read_table(path).splits or () if value)
 
 
-def open_list(path: Path, split: str | None, limits: ImageLimits) -> FileDataset:
+def open_list(path: Path, split: str | None, limits: ImageLimits) -> ListDataset:
     """The images that a list names, relative to its own folder. Rows without a file fail when read."""
     table = read_table(path)
     everything = table
@@ -84,7 +122,7 @@ def open_list(path: Path, split: str | None, limits: ImageLimits) -> FileDataset
     what = describe(f"list {path}" + (f", split {split}" if split else ""), len(names), labels)
     if len(names) < len(table.paths):
         what += f", {len(table.paths) - len(names):,} repeated rows dropped"
-    return FileDataset(path.absolute().parent, names, what, limits, labels, classes)
+    return ListDataset(path.absolute().parent, names, what, limits, labels, classes)
 
 
 def _lines(text: str) -> Table:
@@ -132,8 +170,8 @@ def _parquet(path: Path) -> Table:
             kind = file.schema_arrow.field(name).type
             if pyarrow.types.is_nested(kind) or pyarrow.types.is_binary(kind):
                 raise DataError(
-                    f"{path}: the column {name!r} holds {kind}, not text; "
-                    "only paths can be read from parquet, so write the images to files first"
+                    f"{path}: the column {name!r} holds {kind}, neither text nor the bytes of image files; "
+                    "write the images as JPEG or PNG into a binary column, or to files"
                 )
             values = file.read(columns=[name]).column(0).to_pylist()
             return [None if value is None else str(value) for value in values]

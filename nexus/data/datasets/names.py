@@ -7,6 +7,7 @@ copies the pages that a fork shares. One block of bytes does not.
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from jaxtyping import Integer
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".tif", ".tiff", ".jp2", ".j2k"}
@@ -40,7 +41,21 @@ class Names:
         # surrogateescape: POSIX file names are bytes and need not be UTF-8
         encoded = [string.encode("utf-8", "surrogateescape") for string in strings]
         self._bytes = b"".join(encoded)
-        self._ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+        ends = np.zeros(len(encoded) + 1, dtype=np.int64)
+        np.cumsum([len(one) for one in encoded], out=ends[1:])
+        self._ends = ends.astype(np.uint32) if ends[-1] < 2**32 else ends
+
+    @classmethod
+    def from_table(cls, text: bytes, ends: Integer[np.ndarray, " ends"]) -> "Names":
+        """The names whose `table` this is."""
+        names = cls(())
+        names._bytes, names._ends = text, ends
+        return names
+
+    @property
+    def table(self) -> tuple[bytes, Integer[np.ndarray, " ends"]]:
+        """All strings in one, and where each begins and the last one ends."""
+        return self._bytes, self._ends
 
     def __len__(self) -> int:
         return len(self._ends) - 1

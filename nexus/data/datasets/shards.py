@@ -3,8 +3,8 @@
 import io
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,19 @@ from nexus.errors import DataError, ImageError
 _MAX_LABEL_FILE = 1 << 20
 
 
+Texts = Mapping[str, tuple[str | None, str | None]]
+"""Sample key → its label and its class name, as text."""
+
+
 @dataclass(frozen=True)
 class Shard:
-    """One archive: its given path, the plain tar to read, the files in it, and what is broken."""
+    """One archive: its name, the plain tar to read, the files in it, their labels, and what is broken."""
 
     path: Path
     plain: Path
     members: tuple[Member, ...]
     faults: tuple[Fault, ...]
+    texts: Texts = field(default_factory=dict)
 
 
 def read_shard(path: Path) -> Shard:
@@ -39,7 +44,10 @@ def read_shard(path: Path) -> Shard:
     plain, damage = plain_tar(path)
     index = index_tar(plain)
     reasons = "; ".join(reason for reason in (damage, index.broken) if reason)
-    return Shard(path, plain, index.members, (Fault(path.name, reasons),) if reasons else ())
+    faults = (Fault(path.name, reasons),) if reasons else ()
+    with open(plain, "rb") as file:
+        texts = {key: _label_text(file, m) for key, m in _label_members(index.members).items()}
+    return Shard(path, plain, index.members, faults, texts)
 
 
 @dataclass(frozen=True)
@@ -103,29 +111,30 @@ class ShardDataset(ImageDataset):
 
 def open_shards(paths: Sequence[Path], limits: ImageLimits) -> ShardDataset:
     """All images of the archives, in their order. Labels from `.cls` or `.json`, else from folders."""
-    shards = [read_shard(path) for path in paths]
-    prefixes = _prefixes(paths)
-    names: list[str] = []
-    places: list[Place] = []
-    texts: list[tuple[str | None, str | None]] = []
-    for number, shard in enumerate(shards):
-        images = image_members(shard.members)
-        companions = _label_members(shard.members)
-        with open(shard.plain, "rb") as file:
-            for member in images:
-                names.append(prefixes[number] + member.name)
-                places.append(Place(number, member))
-                texts.append(_label_text(file, companions.get(_key(member.name))))
-    faults = tuple(fault for shard in shards for fault in shard.faults)
     what = str(paths[0]) if len(paths) == 1 else f"{len(paths):,} shards {paths[0]} ... {paths[-1].name}"
-    if not names:
+    return dataset_of_shards([read_shard(path) for path in paths], what, limits)
+
+
+def dataset_of_shards(
+    shards: Sequence[Shard], what: str, limits: ImageLimits, kind: "type[ShardDataset] | None" = None
+) -> ShardDataset:
+    """The images of archives that have been listed."""
+    prefixes = _prefixes([shard.path for shard in shards])
+    found = [
+        (prefix + member.name, Place(number, member), shard.texts.get(_key(member.name), (None, None)))
+        for number, (shard, prefix) in enumerate(zip(shards, prefixes, strict=True))
+        for member in image_members(shard.members)
+    ]
+    faults = tuple(fault for shard in shards for fault in shard.faults)
+    if not found:
         raise DataError(_nothing(what, shards, faults))
+    names, places, texts = zip(*found, strict=True)
     labels, classes = encode_labels([label for label, _ in texts], [name for _, name in texts])
     if labels is None:
         labels, classes = folder_labels(without_outer_folder([place.member.name for place in places]))
     others = sum(len(shard.members) for shard in shards) - len(names)
     description = describe(what, len(names), labels, others)
-    return ShardDataset(shards, names, places, description, limits, labels, classes, faults)
+    return (kind or ShardDataset)(shards, names, places, description, limits, labels, classes, faults)
 
 
 def image_members(members: Sequence[Member]) -> list[Member]:

@@ -18,6 +18,13 @@ def canonical(split: str) -> str:
     return _ALIASES.get(split.lower(), split.lower())
 
 
+def spellings(kinds: Iterable[str]) -> list[str]:
+    """The usual spellings of some canonical splits: `train`, `Train`, `TRAIN`, `training`, ..."""
+    kinds = tuple(kinds)
+    words = [*kinds, *(alias for alias, kind in _ALIASES.items() if kind in kinds)]
+    return [form for word in words for form in (word, word.capitalize(), word.upper())]
+
+
 def match_split(split: str, known: Iterable[str], source: str) -> str:
     """The entry of `known` that `split` means, or a `DataError` that lists them."""
     known = tuple(known)

@@ -10,11 +10,11 @@ from pydantic import Field
 
 from nexus.config import Config, build, parse_overrides
 from nexus.data.batch import Sample
+from nexus.data.datasets.address import SYNTHETIC
 from nexus.data.datasets.base import ImageDataset
 from nexus.data.images import ImageLimits
 from nexus.errors import ConfigError, DataError
 
-PREFIX = "synthetic:"
 _SHAPES = ("disc", "square", "triangle", "ring", "cross", "diamond")
 _TEXTURES = ("plain", "stripes", "checks", "dots")
 
@@ -75,7 +75,7 @@ class SyntheticDataset(ImageDataset):
 
 def open_synthetic(spec: str, limits: ImageLimits) -> SyntheticDataset:
     """The data set that `synthetic:key=value,...` describes."""
-    settings = [part for part in spec.removeprefix(PREFIX).split(",") if part.strip()]
+    settings = [part for part in spec.removeprefix(SYNTHETIC).split(",") if part.strip()]
     try:
         return SyntheticDataset(build(Drawing, parse_overrides(settings)), limits)
     except ConfigError as error:

@@ -1,22 +1,16 @@
 """Compressed tar archives, decompressed once into the user's cache, so that any image can be reached."""
 
 import gzip
-import hashlib
 import os
 import tempfile
 import zlib
 from io import BufferedIOBase
 from pathlib import Path
 
+from nexus.data.datasets.cache import cache_folder, digest
 from nexus.errors import DataError
 
 _CHUNK = 1 << 20
-
-
-def cache_folder() -> Path:
-    """Where derived files are kept: `$NEXUS_CACHE`, else `~/.cache/nexus`."""
-    chosen = os.environ.get("NEXUS_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "nexus"
 
 
 def is_gzip(path: Path) -> bool:
@@ -38,9 +32,8 @@ def plain_tar(path: Path) -> tuple[Path, str | None]:
         status = path.stat()
     except OSError as error:
         raise DataError(f"cannot read the archive {path}: {error.strerror or error}") from None
-    key = f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
-    digest = hashlib.sha256(os.fsencode(key)).hexdigest()[:24]
-    sound = cache_folder() / "tar" / f"{digest}.tar"
+    key = digest(path.resolve(), status.st_size, status.st_mtime_ns)
+    sound = cache_folder() / "tar" / f"{key}.tar"
     damaged = sound.with_suffix(".damaged.tar")
     if sound.is_file():
         return sound, None
