@@ -65,6 +65,8 @@ def find(text: str) -> Address | None:
     plain = Path(text).expanduser()
     if exists(plain):
         return Address(plain)
+    if len(at_commas(text)) > 1:
+        return None
     base, options = _options(text)
     path = Path(base).expanduser()
     if options and exists(path):

@@ -130,7 +130,8 @@ class TableDataset(ImageDataset):
             raise ImageError(name, f"its table is damaged: {error}") from error
         path = None
         if isinstance(value, dict):
-            value, path = value.get("bytes"), value.get("path")
+            path = value.get("path")
+            value = value.get("bytes")
         if value is None and path:
             return read_file(os.path.join(self.root, path), name)
         if value is None:

@@ -9,6 +9,7 @@ again.
 
 import json
 import os
+import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -82,7 +83,7 @@ def recall(root: Path, split: str | None) -> Contents | None:
                 return None
             names = Names.from_table(kept["names"].tobytes(), kept["ends"])
             labels = kept["labels"]
-    except (OSError, ValueError, KeyError, EOFError):  # none, or a damaged one
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # none, or a damaged one
         return None
     faults = tuple(Fault(*fault) for fault in about["faults"])
     known = labels if len(labels) else None

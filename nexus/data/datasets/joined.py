@@ -1,6 +1,7 @@
 """Several sources one after the other, and mixtures of them in given proportions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 
 import numpy as np
@@ -11,7 +12,7 @@ from nexus.data.datasets.labels import Classes, Labels
 from nexus.data.images import Stream
 from nexus.data.order import MixtureOrder, Order
 from nexus.data.picture import Picture
-from nexus.errors import DataError
+from nexus.errors import DataError, ImageError
 
 _SMALLEST_SHARE = Fraction(1, 1_000_000)
 
@@ -43,28 +44,43 @@ class JoinedDataset(ImageDataset):
     def read(self, i: int) -> bytes:
         """The bytes in the source."""
         part, inner = self._find(i)
-        return self.parts[part].read(inner)
+        with self._naming(i):
+            return self.parts[part].read(inner)
 
     def stream(self, i: int) -> Stream:
         """The stream of the source."""
         part, inner = self._find(i)
-        return self.parts[part].stream(inner)
+        with self._naming(i):
+            return self.parts[part].stream(inner)
 
     def picture(self, i: int) -> Picture:
         """The picture of the source."""
         part, inner = self._find(i)
-        return self.parts[part].picture(inner)
+        with self._naming(i):
+            picture = self.parts[part].picture(inner)
+        picture.name = self.name(i)
+        return picture
 
     def header(self, i: int) -> tuple[int, int, str]:
         """The header in the source."""
         part, inner = self._find(i)
-        return self.parts[part].header(inner)
+        with self._naming(i):
+            return self.parts[part].header(inner)
 
     def __getitem__(self, i: int) -> Sample:
         i = self._position(i)
         part, inner = self._find(i)
-        sample = self.parts[part][inner]
+        with self._naming(i):
+            sample = self.parts[part][inner]
         return Sample(image=sample.image, name=self.name(i), index=i, label=self.label(i))
+
+    @contextmanager
+    def _naming(self, i: int) -> Iterator[None]:
+        """Errors with the name that image `i` has here: two sources may use the same one."""
+        try:
+            yield
+        except ImageError as error:
+            raise ImageError(self.name(i), error.reason) from error
 
     def _find(self, i: int) -> tuple[int, int]:
         part = int(np.searchsorted(self.starts, i, side="right")) - 1

@@ -1,6 +1,7 @@
 """Encoded images in an LMDB: each value is the content of an image file, each key its name."""
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,23 @@ from nexus.errors import DataError, ImageError
 _MAGIC = b"\xde\xc0\xef\xbe"  # 0xBEEFC0DE, little-endian, at byte 16 of the first page
 _SNIFFED = 256
 
-_OPEN: dict[tuple[int, str], Any] = {}
-"""Open environments: LMDB does not let one process open a path twice."""
+_OPEN: dict[str, tuple[int, Any]] = {}
+"""Open environments with the number of their file: LMDB does not let one process open a path twice."""
+
+_LOCK = threading.Lock()
+
+
+def _close_inherited() -> None:
+    """After a fork: the parent's environments cannot be used here, and would be in the way."""
+    global _LOCK
+    _LOCK = threading.Lock()
+    for _, environment in _OPEN.values():
+        environment.close()
+    _OPEN.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_inherited)
 
 
 def is_lmdb(path: Path) -> bool:
@@ -69,15 +85,19 @@ class LmdbDataset(ImageDataset):
         return bytes(value)
 
 
-def _environment(path: str) -> Any:
-    """This process's environment for a path."""
-    key = os.getpid(), path
-    if key not in _OPEN:
-        lmdb = optional("lmdb", "lmdb", "reading LMDB")
-        _OPEN[key] = lmdb.open(
-            path, subdir=os.path.isdir(path), readonly=True, lock=False, readahead=False, max_readers=1024
-        )
-    return _OPEN[key]
+def _environment(path: str, fresh: bool = False) -> Any:
+    """This process's environment for a path; a `fresh` one if the file was replaced since it was opened."""
+    with _LOCK:
+        inode, environment = _OPEN.get(path, (0, None))
+        if environment is not None and fresh and os.stat(path).st_ino != inode:
+            environment.close()
+            environment = None
+        if environment is None:
+            lmdb = optional("lmdb", "lmdb", "reading LMDB")
+            folder = os.path.isdir(path)
+            environment = lmdb.open(path, subdir=folder, readonly=True, lock=False, readahead=False)
+            _OPEN[path] = os.stat(path).st_ino, environment
+        return environment
 
 
 def lmdb_source(address: Address) -> Source:
@@ -88,7 +108,7 @@ def lmdb_source(address: Address) -> Source:
 
 def _open(path: Path, limits: ImageLimits) -> LmdbDataset:
     try:
-        with _environment(str(path.resolve())).begin() as transaction:
+        with _environment(str(path.resolve()), fresh=True).begin() as transaction:
             keys = [
                 key.decode("utf-8", "surrogateescape") for key in transaction.cursor().iternext(values=False)
             ]

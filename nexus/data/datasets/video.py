@@ -29,6 +29,9 @@ VIDEO_ENDINGS = frozenset(
 _NEAR = 16
 _MAX_OPEN = 4
 
+_INHERITED: list[object] = []
+"""The videos of a process that this one was forked from: closing them would wait for threads not forked."""
+
 
 class VideoDataset(PixelDataset):
     """Every k-th frame of some videos: uint8 RGB."""
@@ -65,6 +68,7 @@ class VideoDataset(PixelDataset):
         """The frame, or `ImageError`."""
         file, frame = self._find(i)
         if self._pid != os.getpid():
+            _INHERITED.append(self._open)
             self._pid, self._open = os.getpid(), OrderedDict()
         name = self.name(i)
         video = self._open.pop(file, None) or _Video(os.path.join(self.root, self.files[file]), name)

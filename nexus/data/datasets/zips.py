@@ -10,7 +10,7 @@ from nexus.data.datasets.base import ImageDataset
 from nexus.data.datasets.folder import describe
 from nexus.data.datasets.labels import Classes, Labels, folder_labels, without_outer_folder
 from nexus.data.datasets.names import Names, extension, is_hidden, is_image_name
-from nexus.data.images import ImageLimits, Stream
+from nexus.data.images import ImageLimits, Stream, file_fault
 from nexus.errors import DataError, ImageError
 
 
@@ -53,6 +53,8 @@ class ZipDataset(ImageDataset):
             return cast(Stream, self._zip().open(self.name(i)))
         except RuntimeError as error:  # "password required for extraction"
             raise ImageError(self.name(i), f"encrypted or in use: {error}") from error
+        except OSError as error:
+            raise ImageError(self.name(i), f"its zip: {file_fault(error)}") from error
         except Exception as error:
             raise ImageError(self.name(i), f"unreadable in the zip: {error}") from error
 
