@@ -273,7 +273,7 @@ def test_an_object_store(tmp_path):
     keep_below(remote.cache_folder() / "remote", 0)
     assert levels(data) == LEVELS
     store.rm("/bucket/s-0.tar")
-    with pytest.raises(ImageError, match="its archive memory://bucket/s-0.tar: no such file"):
+    with pytest.raises(ImageError, match=r"its archive memory://bucket/s-0\.tar: no such file"):
         data[0]
     with pytest.raises(DataError, match="nothing matches memory://bucket/x"):
         open_dataset("memory://bucket/x*.tar")

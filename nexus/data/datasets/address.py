@@ -21,6 +21,9 @@ from nexus.errors import DataError, unknown
 
 SYNTHETIC = "synthetic:"
 
+_NUMBER = re.compile(r"-?\d[\d.]*(&\w+=[^,]*)*(:[\d.]+)?")
+"""What follows the comma in `?bands=3,2`, `?window=40,400&every=2` or `?bands=3,2:0.7`."""
+
 
 @dataclass(frozen=True)
 class Address:
@@ -92,7 +95,7 @@ def at_commas(text: str) -> list[str]:
     for part in re.split(r",(?![^{]*\})", text):
         before = parts[-1] if parts else ""
         setting = before.startswith(SYNTHETIC) and re.fullmatch(r"\s*\w+=[^/]*", part)
-        number = re.search(r"\?(?:.*&)?\w+=[-\d.,]+$", before) and re.fullmatch(r"-?\d[\d.]*(:[\d.]+)?", part)
+        number = re.search(r"\?(?:.*&)?\w+=[-\d.,]+$", before) and _NUMBER.fullmatch(part)
         if setting or number:
             parts[-1] += f",{part}"
         else:

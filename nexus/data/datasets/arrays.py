@@ -7,6 +7,7 @@ of a file. Labels are a one-dimensional array of the same length beside it: `lab
 """
 
 import os
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,9 @@ def open_npy(path: str) -> Mapping[str, Any]:
 
 def open_npz(path: str) -> Mapping[str, Any]:
     """The arrays of a `.npz`; each is decompressed as a whole when it is first used."""
+    with open(path, "rb") as file:
+        if not zipfile.is_zipfile(file):
+            raise ValueError("not a complete zip archive")
     return _Unpacked(np.load(path, allow_pickle=False))
 
 

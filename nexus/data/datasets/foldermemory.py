@@ -73,7 +73,7 @@ def remember(root: Path, split: str | None, contents: Contents, folders: Sequenc
 def recall(root: Path, split: str | None) -> Contents | None:
     """What lies below a folder, if it was remembered and nothing has changed since."""
     try:
-        with np.load(_place(root, split), allow_pickle=False) as kept:
+        with open(_place(root, split), "rb") as file, np.load(file, allow_pickle=False) as kept:
             folders = Names.from_table(kept["folders"].tobytes(), kept["stops"])
             times = kept["times"]
             about = json.loads(kept["about"].tobytes())

@@ -199,12 +199,22 @@ def _ends(endings: frozenset[str]) -> Callable[[Place], bool]:
     return lambda place: extension(place.path.name) in endings
 
 
+def _is_hdf5(place: Place) -> bool:
+    return place.head[:8] == b"\x89HDF\r\n\x1a\n" or extension(place.path.name) in (".h5", ".hdf5")
+
+
 FILES = (
     Kind("an image", lambda place: is_image_name(place.path.name), _one_image),
     Kind("NumPy arrays", _ends(frozenset({".npz"})), npz_source),
-    Kind("a NumPy array", lambda place: place.head[:6] == b"\x93NUMPY", npy_source),
-    Kind("HDF5", lambda place: place.head[:8] == b"\x89HDF\r\n\x1a\n", hdf5_source),
-    Kind("LMDB", lambda place: is_lmdb(place.path), lmdb_source),
+    Kind(
+        "a NumPy array",
+        lambda place: place.head[:6] == b"\x93NUMPY" or _ends(frozenset({".npy"}))(place),
+        npy_source,
+    ),
+    Kind("HDF5", _is_hdf5, hdf5_source),
+    Kind(
+        "LMDB", lambda place: is_lmdb(place.path) or _ends(frozenset({".lmdb", ".mdb"}))(place), lmdb_source
+    ),
     Kind("DICOM", lambda place: place.head[128:132] == b"DICM" or _ends(DICOM_ENDINGS)(place), dicom_source),
     Kind("a video", _ends(VIDEO_ENDINGS), video_source),
     Kind("a zip", _is_zip, _zip),

@@ -54,7 +54,7 @@ def read_table(path: Path) -> Table:
     whose first cell is an image's name has no header: path, then label.
     """
     try:
-        if path.read_bytes()[:4] == b"PAR1":
+        if path.suffix.lower() == ".parquet" or path.read_bytes()[:4] == b"PAR1":
             return _parquet(path)
         text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
     except OSError as error:
