@@ -14,7 +14,7 @@ from pathlib import Path
 
 from nexus.data.datasets.address import Address
 from nexus.data.datasets.arrays import hdf5_source, npy_source, npz_source, zarr_source
-from nexus.data.datasets.arrow import is_saved, parquet_folder_source, saved_source
+from nexus.data.datasets.arrow import is_saved, saved_source
 from nexus.data.datasets.base import ImageDataset
 from nexus.data.datasets.dicom import DICOM_ENDINGS, dicom_source
 from nexus.data.datasets.folder import FileDataset, describe, folder_splits, open_folder
@@ -23,6 +23,7 @@ from nexus.data.datasets.listing import LIST_ENDINGS, list_source
 from nexus.data.datasets.lmdb import is_lmdb, lmdb_source
 from nexus.data.datasets.names import extension, is_image_name
 from nexus.data.datasets.pack import has_manifest, is_pack, is_tar_name, open_pack, pack_splits, tars_in
+from nexus.data.datasets.parquet import parquet_folder_source
 from nexus.data.datasets.raster import raster_source
 from nexus.data.datasets.shards import open_shards
 from nexus.data.datasets.source import Source, whole

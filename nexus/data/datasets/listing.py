@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nexus.data.datasets.address import Address, is_url
-from nexus.data.datasets.arrow import parquet_source, parquet_with_images
 from nexus.data.datasets.folder import FileDataset, describe
 from nexus.data.datasets.labels import encode_labels
 from nexus.data.datasets.names import is_image_name
+from nexus.data.datasets.parquet import parquet_source, parquet_with_images
 from nexus.data.datasets.remote import RemoteError, fetch
 from nexus.data.datasets.source import Source
 from nexus.data.datasets.splits import in_order, match_split
