@@ -69,6 +69,12 @@ def outcome(data: ImageDataset, i: int) -> str | None:
         return error.reason if error.name == data.name(i) else "wrong name"
 
 
+def test_a_pipe_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="is no regular file"):
+        open_dataset(tmp_path / "pipe")
+
+
 def test_every_bad_entry_is_named_and_every_good_one_opens(folder):
     data = open_dataset(folder)
     outcomes = {data.name(i): outcome(data, i) for i in range(len(data))}

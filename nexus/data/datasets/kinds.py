@@ -4,6 +4,7 @@ To add one, write its module and add its line. The first line that fits wins.
 """
 
 import os
+import stat
 import tarfile
 import zipfile
 from collections import Counter, deque
@@ -76,6 +77,8 @@ def recognise(address: Address) -> Source:
 
 def _file(path: Path) -> Place:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise DataError(f"{path} is no regular file; a pipe or a device cannot be read at any place")
         with open(path, "rb") as file:
             return Place(path, file.read(4096))
     except OSError as error:

@@ -147,5 +147,5 @@ def _open(path: Path, every: int, limits: ImageLimits) -> VideoDataset:
     labels, classes = folder_labels(kept)
     labels = None if labels is None else np.repeat(labels, frames)
     what = f"video {path}" if len(kept) == 1 else f"{len(kept):,} videos in {path}"
-    description = describe(what + (f", every {every}th frame" if every > 1 else ""), sum(frames), labels)
+    description = describe(what + (f", one frame of {every}" if every > 1 else ""), sum(frames), labels)
     return VideoDataset(root, kept, frames, every, description, limits, labels, classes, tuple(faults))
