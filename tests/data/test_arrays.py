@@ -231,6 +231,23 @@ def test_rasters_with_bands(tmp_path, planar):
     assert data.header(0) == (24, 20, "6 x uint16")
 
 
+def test_rasters_that_pillow_cannot_read_need_no_option(tmp_path):
+    import tifffile
+
+    values = np.random.default_rng(0).integers(0, 256, (20, 24, 6), dtype=np.uint8)
+    (tmp_path / "x").mkdir()
+    tifffile.imwrite(tmp_path / "x" / "a.tif", values, photometric="minisblack", planarconfig="contig")
+    for spec in (tmp_path, tmp_path / "x" / "a.tif"):
+        data = open_dataset(spec)
+        assert np.array_equal(native(data, 0), values)
+        assert np.array_equal(np.asarray(data[0].image), values[:, :, :3])
+    tifffile.imwrite(tmp_path / "b.tif", values[:, :, :3])
+    assert open_dataset(tmp_path / "b.tif").description.startswith("image ")
+    (tmp_path / "c.tif").write_bytes(b"II*\x00 and then nothing")
+    with pytest.raises(ImageError, match="damaged TIFF"):
+        open_dataset(tmp_path / "c.tif")[0]
+
+
 def test_rasters_of_floats_pages_and_too_many_pixels(tmp_path):
     import tifffile
 

@@ -25,7 +25,7 @@ from nexus.data.datasets.lmdb import is_lmdb, lmdb_source
 from nexus.data.datasets.names import extension, is_image_name
 from nexus.data.datasets.pack import has_manifest, is_pack, is_tar_name, open_pack, pack_splits, tars_in
 from nexus.data.datasets.parquet import parquet_folder_source
-from nexus.data.datasets.raster import raster_source
+from nexus.data.datasets.raster import TIFF_ENDINGS, needs_tifffile, raster_source
 from nexus.data.datasets.shards import open_shards
 from nexus.data.datasets.source import Source, whole
 from nexus.data.datasets.video import VIDEO_ENDINGS, video_source
@@ -45,6 +45,8 @@ class Place:
     endings: Counter[str] | None = None
     folders: bool = False
     """Whether the folder has sub-folders."""
+    tiff: Path | None = None
+    """The first TIFF that was seen."""
 
     def only(self, endings: frozenset[str]) -> bool:
         """Whether a folder holds files with these endings and no images."""
@@ -89,7 +91,7 @@ def _folder(path: Path) -> Place:
     """A look at the first few thousand files below a folder."""
     endings: Counter[str] = Counter()
     folders = deque([str(path)])
-    nested = False
+    nested, tiff = False, None
     try:
         os.scandir(path).close()
     except OSError as error:
@@ -104,9 +106,11 @@ def _folder(path: Path) -> Place:
                     folders.append(entry.path)
                 else:
                     endings[extension(entry.name)] += 1
+                    if tiff is None and extension(entry.name) in TIFF_ENDINGS:
+                        tiff = Path(entry.path)
                 if endings.total() >= _PEEK:
                     break
-    return Place(path, endings=endings, folders=nested)
+    return Place(path, endings=endings, folders=nested, tiff=tiff)
 
 
 def images_source(paths: list[Path], root: Path, what: str, ignored: int = 0) -> Source:
@@ -134,7 +138,8 @@ def tars_source(paths: list[Path]) -> Source:
 
 
 def _one_image(address: Address) -> Source:
-    if address.options:
+    path = address.path
+    if address.options or (extension(path.name) in TIFF_ENDINGS and needs_tifffile(path)):
         return raster_source(address)
     return images_source([address.path], address.path.parent, f"image {address.path}")
 
@@ -241,5 +246,6 @@ FOLDERS = (
     Kind("parquet tables", lambda place: place.only(frozenset({".parquet"})), parquet_folder_source),
     Kind("DICOM files", lambda place: place.only(DICOM_ENDINGS), dicom_source),
     Kind("videos", lambda place: place.only(VIDEO_ENDINGS), video_source),
+    Kind("rasters", lambda place: place.tiff is not None and needs_tifffile(place.tiff), raster_source),
     Kind("image files", lambda place: True, _image_folder),
 )

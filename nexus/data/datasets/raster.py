@@ -1,7 +1,8 @@
 """Rasters with any number of bands: GeoTIFF and other TIFF, read by `tifffile`.
 
-A folder, pattern or file of TIFFs is read this way where an option says how (`?bands=4,3,2`, `?range=0,3000`,
-`?nodata=-9999`, or `?bands=all`); without options it is a folder of images like any other. The no-data
+A folder or file of TIFFs is read this way where an option says how (`?bands=4,3,2`, `?range=0,3000`,
+`?nodata=-9999`, or `?bands=all`), or where Pillow cannot read the first one, because it has five bands, say.
+Otherwise it is a folder of images like any other. The no-data
 value of a file (GDAL's tag 42113) counts where the option does not say another.
 """
 
@@ -18,7 +19,7 @@ from nexus.data.datasets.folder import FileDataset, open_folder
 from nexus.data.datasets.names import extension
 from nexus.data.datasets.pixels import PIXEL_OPTIONS, PixelDataset, Reading, reading
 from nexus.data.datasets.source import Source
-from nexus.data.images import ImageLimits, open_file
+from nexus.data.images import ImageLimits, image_header, open_file
 from nexus.errors import DataError, ImageError
 
 TIFF_ENDINGS = frozenset({".tif", ".tiff"})
@@ -89,6 +90,22 @@ def _number(value: Any) -> float | None:
         return float(str(value).strip(" \0"))
     except ValueError:
         return None
+
+
+def needs_tifffile(path: Path) -> bool:
+    """Whether a TIFF has an image that tifffile can read, which is installed, and Pillow cannot."""
+    try:
+        image_header(path)
+    except ImageError as error:
+        if "data.limits" in error.reason:
+            return False
+        try:
+            tifffile = optional("tifffile", "geotiff", "reading TIFF with bands")
+            with tifffile.TiffFile(path) as tiff:
+                return tiff.pages[0].samplesperpixel > 1 or len(tiff.series[0].shape) > 2
+        except Exception:  # a damaged file, or no tifffile: an unreadable image among others
+            return False
+    return False
 
 
 def raster_source(address: Address) -> Source:
