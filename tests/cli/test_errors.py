@@ -122,7 +122,10 @@ CASES = [
         "none of the 2 images looked at can be used: gone-1.png (no such file)",
     ),
     ("train --out new --data flat data.limits.min_side=500", "below data.limits.min_side=500"),
-    ("train --out new --data s3://bucket/x.tar", "does not fetch data from the network; download s3://"),
+    (
+        "train --out new --data nowhere://bucket/x.tar",
+        "cannot read nowhere://bucket/x.tar: Protocol not known",
+    ),
     (f"{TRAIN} online_eval.data=none", "none does not exist"),
     ("train --out new --data synthetic:n=1,size=32 --recipe smoke", "only one image"),
     # weights

@@ -309,4 +309,5 @@ def test_folders_of_videos(tmp_path):
     ]
     assert data.labels.tolist() == [0, 0, 1, 1, 1, 1, 1, 1]
     assert [fault.name for fault in data.faults] == ["dog/d.mp4"]
+    assert len(open_dataset(f"{tmp_path}/dog/*.avi")) == 5 + 6
     assert "every=0 is not a whole number" in error(f"{tmp_path}?every=0")

@@ -289,6 +289,9 @@ def test_a_store_that_hangs_ends_by_time(tmp_path, monkeypatch):
 
 
 def test_a_scheme_that_is_not_installed(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(DataError, match=r'pip install "nexus\[remote\]"'):
         open_dataset("s3://bucket/a.tar")
     with pytest.raises(DataError, match="cannot read nonsense://"):

@@ -35,6 +35,9 @@ from nexus.errors import DataError
 
 _PEEK = 2_000
 
+SINGLE = DICOM_ENDINGS | VIDEO_ENDINGS | {".zip", ".parquet", ".npy", ".npz", ".h5", ".hdf5", ".lmdb"}
+"""Endings of files, beside images and tars, that are sources of their own where a pattern matches them."""
+
 
 @dataclass(frozen=True)
 class Place:

@@ -10,8 +10,8 @@ from pathlib import Path
 from nexus.data.datasets.address import SYNTHETIC, at_commas, braces, find, is_url, weighted
 from nexus.data.datasets.base import ImageDataset
 from nexus.data.datasets.joined import JoinedDataset, MixtureDataset
-from nexus.data.datasets.kinds import images_source, recognise, tars_source
-from nexus.data.datasets.names import is_image_name
+from nexus.data.datasets.kinds import SINGLE, images_source, recognise, tars_source
+from nexus.data.datasets.names import extension, is_image_name
 from nexus.data.datasets.pack import is_tar_name
 from nexus.data.datasets.source import Source, whole
 from nexus.data.datasets.splits import canonical
@@ -76,7 +76,7 @@ def _pattern(text: str) -> Source:
         raise DataError(f"nothing matches {text}; {_missing(Path(text))}")
     images = [path for path in matches if path.is_file() and is_image_name(path.name)]
     tars = [path for path in matches if path.is_file() and is_tar_name(path.name)]
-    rest = [path for path in matches if path.is_dir() or path.suffix.lower() in (".zip", ".parquet")]
+    rest = [path for path in matches if path.is_dir() or extension(path.name) in SINGLE]
     ignored = len(matches) - len(images) - len(tars) - len(rest)
     sources = []
     if images:
