@@ -16,14 +16,15 @@ HEAD_DIM = 64
 """Width of an attention head in every released model; shapes alone do not show it."""
 
 
-def infer_config(path: Path, tensors: Mapping[str, Tensor]) -> ViTConfig:
+def infer_config(path: Path, tensors: Mapping[str, Tensor], num_heads: int | None = None) -> ViTConfig:
     """The settings of the backbone in a flat dictionary with official keys.
 
+    `num_heads` is what somebody else's `config.json` says; without it a head is 64 wide.
     The position table is resized as in the released models: antialiased with registers, with an offset of
     0.1 without. Raises `WeightsError` where the shapes do not describe a DINOv2 backbone.
     """
     try:
-        return build(ViTConfig, _fields(tensors))
+        return build(ViTConfig, _fields(tensors, num_heads))
     except (KeyError, ValueError, ConfigError) as error:
         missing = f"there is no {error}" if isinstance(error, KeyError) else str(error)
         some = ", ".join(list(tensors)[:4])
@@ -32,11 +33,11 @@ def infer_config(path: Path, tensors: Mapping[str, Tensor]) -> ViTConfig:
         ) from None
 
 
-def _fields(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def _fields(tensors: Mapping[str, Tensor], num_heads: int | None) -> dict[str, Any]:
     dim, chans, patch, patch_cols = tensors["patch_embed.proj.weight"].shape
     if patch != patch_cols:
         raise ValueError(f"its patches are {patch} × {patch_cols} pixels, not square")
-    if dim % HEAD_DIM:
+    if num_heads is None and dim % HEAD_DIM:
         raise ValueError(
             f"its width {dim} is no multiple of {HEAD_DIM}, so the number of heads is unknown; "
             "put the config.json of the model beside it"
@@ -48,7 +49,7 @@ def _fields(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         "in_chans": chans,
         "embed_dim": dim,
         "depth": _depth(tensors),
-        "num_heads": dim // HEAD_DIM,
+        "num_heads": num_heads or dim // HEAD_DIM,
         "init_values": 1e-5 if "blocks.0.ls1.gamma" in tensors else None,
         "num_register_tokens": registers,
         "interpolate_antialias": bool(registers),

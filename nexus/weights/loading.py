@@ -3,8 +3,8 @@
 ::
 
     locate(source)            → a file, or an architecture (random weights, with a warning)
-    read_raw(file)            → tensors, without running code
-    backbone_tensors(raw)     → official key names
+    read_raw, read_split      → tensors, without running code
+    backbone_tensors(raw)     → official key names, whoever wrote the file
     config.json or shapes     → ViTConfig
     every tensor must be there, with its shape; the position table alone may be resized
 """
@@ -25,12 +25,18 @@ from nexus.models.vision import VisionTransformer, ViTConfig, architecture, buil
 from nexus.models.vision.embed import positions
 from nexus.weights.infer import architecture_name, infer_config
 from nexus.weights.keys import BackboneTensors, backbone_tensors
+from nexus.weights.layouts import Resizing, timm
+from nexus.weights.layouts.translation import without_neutral
 from nexus.weights.read import read_raw
 from nexus.weights.source import Encoder, locate
+from nexus.weights.split import INDEX, Foreign, read_foreign, read_split
+
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 
 log = logging.getLogger(__name__)
 
 _SHOWN = 4
+_READABLE = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _TRAINING_ONLY = {"img_size", "drop_path_rate", "init_values", "interpolate_antialias", "interpolate_offset"}
 
 
@@ -50,6 +56,12 @@ class LoadReport:
     resized: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     """Keys in the file that belong to no backbone: heads, the other encoder."""
+    filled: tuple[str, ...] = ()
+    """What the file lacks and what stands there instead, one sentence each."""
+    notes: tuple[str, ...] = ()
+    """What a user of the library that wrote the file should know."""
+    normalization: Normalization = (IMAGENET_MEAN, IMAGENET_STD)
+    """Mean and standard deviation of the channels, in 0..1; ImageNet's where the file says nothing."""
     described: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """`config.json` of a file that nexus wrote."""
 
@@ -64,7 +76,8 @@ class LoadReport:
         text = f"loaded {self.tensors}/{self.tensors} backbone tensors from {self.source}"
         if self.dropped:
             text += f"; left aside {len(self.dropped)} others ({_some(self.dropped)})"
-        return "; ".join((text, *self.resized))
+        stored = () if self.dtype == "float32" else (f"stored as {self.dtype}, loaded as float32",)
+        return "; ".join((text, *self.filled, *stored, *self.resized, *self.notes))
 
 
 def load(
@@ -87,8 +100,8 @@ def load_with_report(
 ) -> tuple[VisionTransformer, LoadReport]:
     """The backbone that `source` names, and what was read.
 
-    `source` is a run folder, a `.safetensors` or `.pth` file (ours, official, official training dump), a hub
-    name whose file is in the cache, or the name of an architecture (random weights; a warning says so).
+    `source` is a run folder, a Hugging Face folder, a weight file of any layout in `nexus.weights.layouts`, a
+    hub name, or the name of an architecture (random weights; a warning says so).
     `encoder` chooses the teacher or the student where there are both. `img_size` resizes the position table
     once; without it the model does so for every image size that differs. The model carries
     `normalization = (mean, std)`. Raises `WeightsError` for anything but an exact fit.
@@ -100,9 +113,9 @@ def load_with_report(
     else:
         tensors, report = _read(source, encoder)
         config, tensors, resized = _resize(report.config, tensors, img_size)
-        model = _assemble(config, tensors)
+        model = assemble(config, tensors)
         report = replace(report, resized=resized)
-    model.normalization = _normalization(report.described)  # type: ignore[assignment]
+    model.normalization = report.normalization  # type: ignore[assignment]
     return model.to(device).eval(), report
 
 
@@ -140,29 +153,42 @@ def _read(source: str | Path, encoder: Encoder) -> tuple[dict[str, Tensor], Load
     located = locate(source, encoder)
     assert located.path is not None
     path = located.path
-    raw = read_raw(path)
+    raw = read_split(path) if path.name.endswith(INDEX) else read_raw(path)
     found = backbone_tensors(raw, encoder)
-    config = _described(path, raw.config) if raw.config else infer_config(path, found.tensors)
+    _refuse_unreadable(path, found.tensors)
+    foreign = read_foreign(path) if raw.config is None else Foreign()
+    if raw.config is not None:
+        config = _described(path, raw.config, found.tensors)
+        found = replace(found, tensors=_as_described(found.tensors, config, raw.config))
+    else:
+        config = infer_config(path, found.tensors, foreign.num_heads)
     with torch.device("meta"):
         _refuse_misfits(str(path), found.tensors, build_backbone(config).state_dict())
-    report = _report(path, config, found, raw.config or {})
+    report = _report(path, config, found, raw.config or {}, foreign)
     if located.expected is not None:
         _refuse_differences(report, located.expected)
     return {key: _plain(tensor) for key, tensor in found.tensors.items()}, report
 
 
 def _report(
-    path: Path, config: ViTConfig, found: BackboneTensors, described: Mapping[str, Any]
+    path: Path,
+    config: ViTConfig,
+    found: BackboneTensors,
+    described: Mapping[str, Any],
+    foreign: Foreign,
 ) -> LoadReport:
     dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in found.tensors.values()})
     return LoadReport(
         source=str(path),
         config=config,
-        tensors=len(found.tensors),
+        tensors=len(found.tensors) - len(found.filled),
         parameters=sum(tensor.numel() for tensor in found.tensors.values()),
         dtype=", ".join(dtypes),
         layout=found.layout,
         dropped=found.dropped,
+        filled=found.filled,
+        notes=_notes(config, found.resizing),
+        normalization=_normalization(described or foreign.described),
         described=described,
     )
 
@@ -175,10 +201,24 @@ def _random(name: str, img_size: int | None) -> tuple[VisionTransformer, LoadRep
     return model, LoadReport(name, config, 0, parameters, "float32", "architecture")
 
 
-def _described(path: Path, values: Mapping[str, Any]) -> ViTConfig:
+def _notes(config: ViTConfig, resizing: Resizing | None) -> tuple[str, ...]:
+    """A sentence where the library that wrote the file computes other features at other sizes."""
+    ours = Resizing.of(config)
+    if resizing is None or resizing == ours:
+        return ()
+    return (
+        f"at other sizes than {config.img_size} px positions are resized as in official training ({ours}); "
+        f"the library that wrote the file resizes them otherwise ({resizing})",
+    )
+
+
+def _described(path: Path, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ViTConfig:
     """The architecture that `config.json`, or the file itself, states."""
     try:
-        return build(ViTConfig, values["architecture"])
+        config = build(ViTConfig, values["architecture"])
+        if config.depth > len(tensors):
+            raise ValueError(f"depth {config.depth} with {len(tensors)} tensors")
+        return config
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise WeightsError(
             f"the config.json of {path} does not describe a backbone of this version of nexus: {error}. "
@@ -186,11 +226,34 @@ def _described(path: Path, values: Mapping[str, Any]) -> ViTConfig:
         ) from None
 
 
-def _normalization(described: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _normalization(described: Mapping[str, Any]) -> Normalization:
     """Mean and standard deviation of the channels, in 0..1; ImageNet's where the file says nothing."""
     values = described.get("normalization") or {}
     mean, std = values.get("mean", IMAGENET_MEAN), values.get("std", IMAGENET_STD)
     return tuple(map(float, mean)), tuple(map(float, std))
+
+
+def _as_described(
+    tensors: dict[str, Tensor], config: ViTConfig, described: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """What our converter added for a library, or kept for the way back from it, undone."""
+    kept = described.get("kept")
+    if isinstance(kept, Mapping) and {"cls_token", "pos_embed"} <= tensors.keys():
+        tensors = timm.restore(tensors, kept)
+    return without_neutral(tensors, config)
+
+
+def _refuse_unreadable(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Quantised, sparse and empty tensors: there is nothing to load that would mean the same."""
+    for key, tensor in tensors.items():
+        what = str(tensor.dtype).removeprefix("torch.")
+        if tensor.dtype not in _READABLE:
+            raise WeightsError(
+                f"{path}: {key} is {what}; nexus reads float16, bfloat16, float32 and float64. If the file "
+                "is quantised, pass the original"
+            )
+        if tensor.layout is not torch.strided or tensor.device.type != "cpu":
+            raise WeightsError(f"{path}: {key} is sparse, or holds no numbers; save it as a plain tensor")
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -216,12 +279,12 @@ def _resize(
     return config, {**tensors, "pos_embed": table}, (f"pos_embed: {old}×{old} → {new}×{new} (bicubic)",)
 
 
-def _assemble(config: ViTConfig, tensors: dict[str, Tensor]) -> VisionTransformer:
+def assemble(config: ViTConfig, tensors: Mapping[str, Tensor]) -> VisionTransformer:
     """A model that takes the tensors over without drawing weights first."""
     with torch.device("meta"):
         model = build_backbone(config)
-    model.load_state_dict(tensors, strict=True, assign=True)
-    return model
+    model.load_state_dict(dict(tensors), strict=True, assign=True)
+    return model.eval()
 
 
 def _refuse_misfits(source: str, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:

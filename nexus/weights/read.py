@@ -1,5 +1,6 @@
 """Raw contents of a weight file, by safetensors or torch's weights-only reader: nothing is ever executed."""
 
+import argparse
 import json
 import pickle
 import re
@@ -28,9 +29,13 @@ class RawFile:
     pickled: bool
 
 
-def read_raw(path: Path) -> RawFile:
-    """The contents of a weight file on the CPU, or a `WeightsError` that says what is wrong with it."""
-    _refuse_parts(path)
+def read_raw(path: Path, *, part: bool = False) -> RawFile:
+    """The contents of a weight file on the CPU, or a `WeightsError` that says what is wrong with it.
+
+    With `part`, the file may be one of several that a model was split into.
+    """
+    if not part:
+        _refuse_parts(path)
     head = _head(path)
     if _is_safetensors(path, head):
         tensors, metadata = _read_safetensors(path)
@@ -52,13 +57,18 @@ def read_config(path: Path) -> Mapping[str, Any] | None:
 
 
 def _config_beside(path: Path) -> Mapping[str, Any] | None:
-    values = read_config(path.with_name("config.json"))
-    return values if values and values.get("format") == "nexus" else None
+    for name in (f"{path.stem}.json", "config.json"):
+        values = read_config(path.with_name(name))
+        if values and values.get("format") == "nexus":
+            return values
+    return None
 
 
 def _embedded_config(metadata: Mapping[str, str]) -> Mapping[str, Any] | None:
     try:
-        return json.loads(metadata["config"]) if metadata.get("format") == "nexus" else None
+        text = metadata["config"] if metadata.get("format") == "nexus" else metadata["nexus"]
+        values = json.loads(text)
+        return values if isinstance(values, dict) else None
     except (KeyError, ValueError):
         return None
 
@@ -72,8 +82,8 @@ def _refuse_parts(path: Path) -> None:
         )
     if found := re.search(r"-(\d{5})-of-(\d{5})\.", path.name):
         raise WeightsError(
-            f"{path}: this is part {int(found[1])} of {int(found[2])} of a split model; split files cannot "
-            "be read yet: join the parts into one .safetensors file"
+            f"{path}: this is part {int(found[1])} of {int(found[2])} of a split model; pass the folder "
+            "they lie in, or the file that ends with .index.json"
         )
 
 
@@ -107,7 +117,9 @@ def _read_pickle(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's remarks about pickle protocols
-            return torch.load(path, map_location="cpu", weights_only=True)
+            # DINO (2021) and timm store the options of a training. Rebuilding a Namespace runs nothing.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(_refused(path, str(error))) from None
     except Exception as error:  # a damaged pickle can raise anything
