@@ -315,7 +315,7 @@ def test_folders_without_weights_say_what_they_are(tmp_path: Path) -> None:
         load(other)
     (other / "pytorch_model.bin").unlink()
     (other / "config.json").write_text('{"model_type": "dinov2"}')
-    with pytest.raises(WeightsError, match="Hugging Face folder .* without weights"):
+    with pytest.raises(WeightsError, match=r"Hugging Face folder .* without weights"):
         load(other)
 
 

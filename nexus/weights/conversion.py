@@ -106,6 +106,8 @@ def convert(
     """
     target, out = choose(to, TARGETS, "target"), Path(out).expanduser()
     _refuse_ending(target, to, out)
+    folder = out.parent if target.endings else out
+    _refuse_taken([out] if target.endings else [folder / "config.json"], overwrite)
     model, report = load_with_report(input, encoder=encoder, img_size=size)
     if report.random:
         raise WeightsError(f"{input} names an architecture; there are no weights to convert: pass a file")
@@ -117,7 +119,7 @@ def convert(
         target.write(model, staged, _description(model, report))
         _prove_tensors(model, staged)
         checks, moves = _prove_features(model, report, target, staged, shown)
-        files = _publish(stage, out.parent if target.endings else out, overwrite)
+        files = _publish(stage, folder, overwrite)
     return Conversion(
         report=report,
         out=out,
@@ -139,6 +141,12 @@ def _refuse_ending(target: Target, to: str, out: Path) -> None:
         raise ConfigError(
             f"--out {out} is a file's name, and --to {to} writes a folder; leave the ending out"
         )
+
+
+def _refuse_taken(paths: Sequence[Path], overwrite: bool) -> None:
+    taken = [path for path in paths if path.exists()]
+    if taken and not overwrite:
+        raise RunError(f"{taken[0]} exists already; choose another --out, or pass --overwrite to replace it")
 
 
 def _description(model: VisionTransformer, report: LoadReport) -> dict[str, Any]:
@@ -229,9 +237,7 @@ def _stage(out: Path) -> Iterator[Path]:
 def _publish(stage: Path, folder: Path, overwrite: bool) -> tuple[Path, ...]:
     """Give the files their names."""
     names = sorted(path.name for path in stage.iterdir())
-    taken = [folder / name for name in names if (folder / name).exists()]
-    if taken and not overwrite:
-        raise RunError(f"{taken[0]} exists already; choose another --out, or pass --overwrite to replace it")
+    _refuse_taken([folder / name for name in names], overwrite)
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         (stage / name).replace(folder / name)

@@ -80,7 +80,10 @@ def write_tensors(tensors: Mapping[str, Tensor], target: Path, metadata: Mapping
     plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     writing = target.with_name(f".{target.name}.writing")
     try:
+        writing.touch()
+        mode = writing.stat().st_mode  # that of any new file; safetensors would let the owner alone read it
         save_file(plain, writing, metadata=dict(metadata))
+        writing.chmod(mode)
         with writing.open("rb+") as file:
             os.fsync(file.fileno())
         writing.replace(target)

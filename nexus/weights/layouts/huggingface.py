@@ -8,7 +8,7 @@ classification model has everything below `dinov2.` or `dinov2_with_registers.`,
 `Dinov2WithRegistersModel` resizes as the official code does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -183,7 +183,7 @@ def settings_of(config: ViTConfig) -> dict[str, Any]:
     }
 
 
-def preprocessor_of(config: ViTConfig, mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, Any]:
+def preprocessor_of(config: ViTConfig, mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
     """The `preprocessor_config.json`: our evaluation crop, 256/224 of the side and then the centre."""
     side = config.img_size
     return {
