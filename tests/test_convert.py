@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -119,7 +120,6 @@ def test_the_released_sizes_through_every_ecosystem(tmp_path: Path, name: str, c
     source = tmp_path / "start"
     for to, out in (("hf", "a"), ("timm", "b.safetensors"), ("hub", "c.pth")):
         result = nexus.convert(source, to, tmp_path / out, images=tmp_path / "photo.png")
-        print(name, result)
         assert sizes_of(model.config) == [(518, 518), (224, 224), (98, 98), (322, 238)]
         for check in result.checks:
             assert max(check.cls, check.patches) <= 1e-5 * max(1.0, check.largest), str(result)
@@ -362,3 +362,41 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert_equal(tmp_path / "a", model)
     assert run(words) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+def test_a_folder_with_the_name_of_a_library_is_no_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dinov2").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    save(tmp_path / "start")
+    assert nexus.convert(tmp_path / "start", "hub", tmp_path / "a.pth").version is None
+
+
+def test_the_official_module_is_used_where_it_can_be_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in with the official interface; whether our features are official, golden values say."""
+    package = tmp_path / "site" / "dinov2" / "models"
+    package.mkdir(parents=True)
+    (package.parent / "__init__.py").touch()
+    (package / "__init__.py").touch()
+    (package / "vision_transformer.py").write_text(
+        "from nexus.models.vision import VisionTransformer\n"
+        "class DinoVisionTransformer(VisionTransformer):\n"
+        "    def __init__(self, *, block_chunks, **settings):\n"
+        "        assert block_chunks == 0\n"
+        "        super().__init__(**settings)\n"
+        "    def forward(self, x, *, is_training):\n"
+        "        assert is_training\n"
+        "        return self.forward_features(x)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    save(tmp_path / "start", **REGISTERS)
+    try:
+        result = nexus.convert(tmp_path / "start", "hub", tmp_path / "a.pth")
+    finally:
+        for name in [name for name in sys.modules if name.split(".")[0] == "dinov2"]:
+            del sys.modules[name]
+    assert result.version == "dinov2"
+    assert len(result.checks) == 4

@@ -31,7 +31,8 @@ class Target(ABC):
 
     def version(self) -> str | None:
         """Name and version of the library, or `None` where it is not installed."""
-        if find_spec(self.library) is None:
+        found = find_spec(self.library)
+        if found is None or found.origin is None:  # a mere folder of that name has no origin
             return None
         try:
             return f"{self.library} {metadata.version(self.library)}"
