@@ -400,6 +400,38 @@ def test_a_missing_tensor_of_transformers_is_named(tmp_path: Path, key: str) -> 
         load(folder)
 
 
+def state_of_timm_with_registers() -> dict[str, Tensor]:
+    return timm_model("vit_small_patch14_reg4_dinov2", depth=1).state_dict()
+
+
+def state_of_lightly() -> dict[str, Tensor]:
+    return {"mask_token": torch.zeros(1, 1, 128), **prefixed(state_of_timm_with_registers(), "vit.")}
+
+
+def state_of_timm_with_split_swiglu() -> dict[str, Tensor]:
+    return timm_model(**SPLIT, depth=1).state_dict()
+
+
+def state_of_transformers() -> dict[str, Tensor]:
+    return {key: value for key, value in huggingface(3, True).state_dict().items() if ".layer.1." not in key}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [state_of_timm_with_registers, state_of_lightly, state_of_timm_with_split_swiglu, state_of_transformers],
+)
+def test_any_tensor_of_a_wrong_shape_is_one_clear_error(tmp_path: Path, make) -> None:
+    state = make()
+    path = tmp_path / "x.safetensors"
+    save_file(state, path)
+    load(path)
+    for key in state:
+        for shape in ((), (0,), (3,), (2, 2), (1, 5, 7), (2, 1, 128), (1, 1, 1, 1)):
+            save_file({**state, key: torch.zeros(shape)}, path)
+            with pytest.raises(WeightsError):
+                load(path)
+
+
 def test_the_same_tensor_twice_is_refused(tmp_path: Path) -> None:
     state = timm_model().state_dict()
     torch.save({**state, "module.norm.bias": torch.ones(128)}, tmp_path / "x.pth")

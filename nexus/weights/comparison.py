@@ -1,5 +1,7 @@
 """Do two networks compute the same features? On real pictures, at the native and at other sizes."""
 
+import io
+import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -77,13 +79,20 @@ def sizes_of(config: ViTConfig) -> list[tuple[int, int]]:
 def pictures(source: str | Path | None) -> list[Image.Image]:
     """The first pictures of a data source, or two out of the tiles of photographs that come with nexus."""
     if source is None:
-        dataset = open_dataset(str(files("nexus") / "demo" / "data"), "test")
-        count = _TILES * _TILES
-        return [_mosaic([dataset[at + i].image for i in range(count)]) for at in (0, len(dataset) - count)]
+        with tarfile.open(str(files("nexus") / "demo" / "data" / "photos-test.tar")) as tar:
+            tiles = [member for member in tar if member.name.endswith(".jpg")]
+            halves = tiles[: _TILES * _TILES], tiles[-_TILES * _TILES :]
+            return [_mosaic([Image.open(io.BytesIO(_read(tar, tile))) for tile in half]) for half in halves]
     dataset = open_dataset(str(source))
     if not len(dataset):
         raise DataError(f"{source} holds no images to compare on")
     return [dataset[i].image for i in range(min(PICTURES, len(dataset)))]
+
+
+def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    assert file is not None
+    return file.read()
 
 
 def _mosaic(tiles: Sequence[Image.Image]) -> Image.Image:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from nexus.errors import WeightsError
@@ -54,6 +55,7 @@ def backbone_tensors(raw: RawFile, encoder: str) -> BackboneTensors:
         flat, others = _select(flat, prefix)
         dropped += others
     _refuse_foreign(raw.path, flat)
+    _refuse_empty(raw.path, flat)
     try:
         found = to_official(flat)
     except WeightsError as error:
@@ -101,6 +103,13 @@ def _select(flat: dict[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], tu
     if not chosen:
         return flat, ()
     return chosen, tuple(key for key in flat if not key.startswith(prefix))
+
+
+def _refuse_empty(path: Path, flat: Mapping[str, Tensor]) -> None:
+    """Sparse tensors, and such as have a shape and no numbers."""
+    for key, tensor in flat.items():
+        if tensor.layout is not torch.strided or tensor.device.type != "cpu":
+            raise WeightsError(f"{path}: {key} is sparse, or holds no numbers; save it as a plain tensor")
 
 
 def _refuse_foreign(path: Path, keys: Iterable[str]) -> None:

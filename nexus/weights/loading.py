@@ -244,7 +244,7 @@ def _as_described(
 
 
 def _refuse_unreadable(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Quantised, sparse and empty tensors: there is nothing to load that would mean the same."""
+    """Numbers that mean nothing without more than the file says, such as those of quantised models."""
     for key, tensor in tensors.items():
         what = str(tensor.dtype).removeprefix("torch.")
         if tensor.dtype not in _READABLE:
@@ -252,8 +252,6 @@ def _refuse_unreadable(path: Path, tensors: Mapping[str, Tensor]) -> None:
                 f"{path}: {key} is {what}; nexus reads float16, bfloat16, float32 and float64. If the file "
                 "is quantised, pass the original"
             )
-        if tensor.layout is not torch.strided or tensor.device.type != "cpu":
-            raise WeightsError(f"{path}: {key} is sparse, or holds no numbers; save it as a plain tensor")
 
 
 def _plain(tensor: Tensor) -> Tensor:

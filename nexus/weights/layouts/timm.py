@@ -81,9 +81,11 @@ def _table_of(tensors: Mapping[str, Tensor]) -> KeyTable:
 def _with_cls_position(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Positions of CLS and patches, out of a table that may have no CLS, or registers too."""
     table, registers = tensors.get("pos_embed"), tensors.get("register_tokens")
-    if table is None or table.ndim != 3 or "cls_token" not in tensors:
+    if table is None or table.ndim != 3 or len(table) != 1:
         return tensors
-    count = 0 if registers is None or registers.ndim != 3 else registers.shape[1]
+    if registers is not None and (registers.ndim != 3 or registers.shape[::2] != table.shape[::2]):
+        return tensors
+    count = 0 if registers is None else registers.shape[1]
     if count and _is_square(table.shape[1] - 1 - count) and not _is_square(table.shape[1]):
         assert registers is not None
         placed = registers + table[:, 1 : 1 + count]
@@ -135,6 +137,8 @@ def kept(tensors: Mapping[str, Tensor], config: ViTConfig) -> dict[str, str]:
 def restore(tensors: dict[str, Tensor], texts: Mapping[str, Any]) -> dict[str, Tensor]:
     """Put the tensors of `kept` back where they give the same features; else leave `tensors` alone."""
     found = {name: _decoded(text) for name, text in texts.items()}
+    if tensors["cls_token"].ndim != 3 or tensors["pos_embed"].ndim != 3:
+        return tensors
     dim = tensors["cls_token"].shape[-1]
     if "mask_token" not in found or any(value is None or len(value) != dim for value in found.values()):
         return tensors

@@ -43,9 +43,10 @@ class Translation:
 
 def with_mask_token(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The tensors with a mask token, and the sentence about it where the file had none."""
-    if "mask_token" in tensors or "cls_token" not in tensors:
+    cls = tensors.get("cls_token")
+    if "mask_token" in tensors or cls is None or not cls.ndim:
         return tensors, ()
-    token = torch.zeros(1, tensors["cls_token"].shape[-1], dtype=tensors["cls_token"].dtype)
+    token = torch.zeros(1, cls.shape[-1], dtype=cls.dtype)
     return {**tensors, "mask_token": token}, (
         "mask_token is not in the file: zeros (only training with masks uses it)",
     )
