@@ -64,6 +64,7 @@ def assert_equal(path: Path, model: VisionTransformer) -> None:
     assert again.config == model.config
     for key, value in model.state_dict().items():
         assert torch.equal(again.state_dict()[key], value), key
+    assert report.filled == ()
     assert report.normalization == (MEAN, STD)
     assert report.described["licence"] == "CC0-1.0"
     assert report.described["provenance"]["step"] == 7
@@ -100,6 +101,7 @@ def test_through_every_ecosystem_and_back(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("name", "changes"),
     [

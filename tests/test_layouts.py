@@ -112,7 +112,7 @@ def test_models_of_transformers(tmp_path: Path, registers: int, gated: bool, wri
     resizing = Resizing(0.0, registers > 0)
     assert_same_features(model, lambda images: twin(images).last_hidden_state, resizing)
     assert (Resizing.of(model.config) == resizing) is (registers > 0)
-    assert ("resized as in official training" in str(report)) is (registers == 0)
+    assert ("resized as the weights were trained" in str(report)) is (registers == 0)
     assert report.layout.endswith("Dinov2WithRegistersModel" if registers else "Dinov2Model")
     assert report.tensors == len(model.state_dict())
 
@@ -380,11 +380,20 @@ def test_tensors_that_mean_nothing_here_are_refused(tmp_path: Path, value: Tenso
         load(tmp_path / "x.pth")
 
 
-def test_absurd_descriptions_are_refused_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"depth": 10**12}, "depth 1000000000000"),
+        ({"img_size": 10**12}, "cannot be built"),
+        ({"embed_dim": 2 * 10**12}, "cannot be built"),
+        ({"mlp_ratio": 1e300}, "cannot be built"),
+    ],
+)
+def test_absurd_descriptions_are_refused_at_once(tmp_path: Path, change: dict, match: str) -> None:
     save_file(timm_model().state_dict(), tmp_path / "model.safetensors")
-    absurd = {"format": "nexus", "architecture": {**SHAPE, "depth": 10**12}}
+    absurd = {"format": "nexus", "architecture": {**SHAPE, **change}}
     (tmp_path / "config.json").write_text(json.dumps(absurd))
-    with pytest.raises(WeightsError, match="depth 1000000000000"):
+    with pytest.raises(WeightsError, match=match):
         load(tmp_path)
 
 

@@ -159,11 +159,12 @@ def _read(source: str | Path, encoder: Encoder) -> tuple[dict[str, Tensor], Load
     foreign = read_foreign(path) if raw.config is None else Foreign()
     if raw.config is not None:
         config = _described(path, raw.config, found.tensors)
-        found = replace(found, tensors=_as_described(found.tensors, config, raw.config))
+        found = _as_described(found, raw.config)
     else:
         config = infer_config(path, found.tensors, foreign.num_heads)
-    with torch.device("meta"):
-        _refuse_misfits(str(path), found.tensors, build_backbone(config).state_dict())
+    wanted = _shapes(path, config)
+    found = replace(found, tensors=without_neutral(found.tensors, wanted))
+    _refuse_misfits(str(path), found.tensors, wanted)
     report = _report(path, config, found, raw.config or {}, foreign)
     if located.expected is not None:
         _refuse_differences(report, located.expected)
@@ -207,8 +208,8 @@ def _notes(config: ViTConfig, resizing: Resizing | None) -> tuple[str, ...]:
     if resizing is None or resizing == ours:
         return ()
     return (
-        f"at other sizes than {config.img_size} px positions are resized as in official training ({ours}); "
-        f"the library that wrote the file resizes them otherwise ({resizing})",
+        f"at other sizes than {config.img_size} px positions are resized as the weights were trained "
+        f"({ours}); the library that wrote the file resizes them otherwise ({resizing})",
     )
 
 
@@ -233,14 +234,23 @@ def _normalization(described: Mapping[str, Any]) -> Normalization:
     return tuple(map(float, mean)), tuple(map(float, std))
 
 
-def _as_described(
-    tensors: dict[str, Tensor], config: ViTConfig, described: Mapping[str, Any]
-) -> dict[str, Tensor]:
-    """What our converter added for a library, or kept for the way back from it, undone."""
-    kept = described.get("kept")
-    if isinstance(kept, Mapping) and {"cls_token", "pos_embed"} <= tensors.keys():
-        tensors = timm.restore(tensors, kept)
-    return without_neutral(tensors, config)
+def _shapes(path: Path, config: ViTConfig) -> dict[str, Tensor]:
+    """Every tensor of such a backbone, without memory."""
+    try:
+        with torch.device("meta"):
+            return build_backbone(config).state_dict()
+    except (RuntimeError, OverflowError, TypeError) as error:  # sizes beyond what torch can count
+        text = str(error).splitlines()[0]
+        raise WeightsError(f"{path} describes a backbone that cannot be built: {text}") from None
+
+
+def _as_described(found: BackboneTensors, described: Mapping[str, Any]) -> BackboneTensors:
+    """With what our converter kept for the way back from a library that has no place for it."""
+    kept, tensors = described.get("kept"), found.tensors
+    if not isinstance(kept, Mapping) or not {"cls_token", "pos_embed"} <= tensors.keys():
+        return found
+    restored = timm.restore(tensors, kept)
+    return found if restored is tensors else replace(found, tensors=restored, filled=())
 
 
 def _refuse_unreadable(path: Path, tensors: Mapping[str, Tensor]) -> None:

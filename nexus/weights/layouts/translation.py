@@ -1,6 +1,6 @@
 """What every layout returns, and what it does about tensors that only one side has."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -65,10 +65,8 @@ def with_neutral(tensors: Mapping[str, Tensor], config: ViTConfig) -> dict[str, 
     }
 
 
-def without_neutral(tensors: Mapping[str, Tensor], config: ViTConfig) -> dict[str, Tensor]:
-    """Undo `with_neutral`: leave out what the architecture does not have, if it really changes nothing."""
-    with torch.device("meta"):
-        wanted = build_backbone(config).state_dict()
+def without_neutral(tensors: Mapping[str, Tensor], wanted: Container[str]) -> dict[str, Tensor]:
+    """Undo `with_neutral`: leave out what is not wanted, if it really changes nothing."""
     return {
         key: tensor
         for key, tensor in tensors.items()
