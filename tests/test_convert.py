@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from torch import Tensor
 
 import nexus
 from nexus.cli import run
@@ -18,7 +19,7 @@ from nexus.data.transforms import EvalTransform
 from nexus.errors import ConfigError, NexusError, RunError, WeightsError
 from nexus.models.vision import VisionTransformer, architecture, build_backbone
 from nexus.weights import load_with_report, save_backbone
-from nexus.weights.comparison import BOUND, SizeCheck, pictures, sizes_of
+from nexus.weights.comparison import BOUND, SizeCheck, check_size, pictures, sizes_of
 from nexus.weights.layouts import huggingface
 
 timm = pytest.importorskip("timm", reason='timm is not installed (pip install "nexus[dev]")')
@@ -241,6 +242,29 @@ def test_a_difference_is_a_failure_and_leaves_nothing(
     with pytest.raises(WeightsError, match=r"transformers .* computes other features.*56 × 56 px: CLS"):
         nexus.convert(tmp_path / "start", "hf", tmp_path / "a")
     assert [path.name for path in tmp_path.iterdir()] == ["start"]
+
+
+@torch.no_grad()
+def test_the_comparison_sees_rounding_and_a_single_weight(tmp_path: Path) -> None:
+    """Differences of exactly 0 are usual, as all call one attention kernel; so show that they can be others."""
+    model = save(tmp_path / "start", **REGISTERS)
+    nexus.convert(tmp_path / "start", "hf", tmp_path / "a")
+    twin = transformers.AutoModel.from_pretrained(tmp_path / "a").eval()
+    mine = {value.data_ptr() for value in model.parameters()}
+    assert not mine & {value.data_ptr() for value in twin.parameters()}
+
+    def theirs(images: Tensor) -> Tensor:
+        tokens = twin(images).last_hidden_state
+        return torch.cat((tokens[:, :1], tokens[:, 5:]), dim=1)
+
+    images = torch.randn(2, 3, 98, 98)
+    twin.set_attn_implementation("eager")
+    rounding = check_size(model, theirs, images)
+    assert 0 < max(rounding.cls, rounding.patches) < 1e-5
+    twin.get_parameter("encoder.layer.1.mlp.fc1.weight")[0, 0] += 0.1
+    moved = check_size(model, theirs, images)
+    assert min(moved.cls, moved.patches) > 1e-5
+    assert not moved.passed
 
 
 def test_a_file_that_does_not_read_back_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
