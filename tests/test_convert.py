@@ -246,7 +246,7 @@ def test_a_difference_is_a_failure_and_leaves_nothing(
 
 @torch.no_grad()
 def test_the_comparison_sees_rounding_and_a_single_weight(tmp_path: Path) -> None:
-    """Differences of exactly 0 are usual, as all call one attention kernel; so show that they can be others."""
+    """Differences of exactly 0 are usual, as all call one attention kernel; here are others."""
     model = save(tmp_path / "start", **REGISTERS)
     nexus.convert(tmp_path / "start", "hf", tmp_path / "a")
     twin = transformers.AutoModel.from_pretrained(tmp_path / "a").eval()
