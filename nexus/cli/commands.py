@@ -228,6 +228,39 @@ def evaluate(
 
 
 @app.command(cls=GroupedCommand)
+def convert(
+    input: Annotated[str, _option("run folder, weight file or name", group=WHAT, metavar="MODEL")],
+    to: Annotated[str, _option("hub, hf, timm or nexus", group=WHAT, metavar="TARGET")],
+    out: Annotated[Path, _option("file (hub, timm) or folder (hf, nexus)", group=RESULT, metavar="PATH")],
+    encoder: Encoder = "teacher",
+    size: Annotated[
+        int | None, _option("resize positions to this side first", group=WHAT, metavar="PIXELS")
+    ] = None,
+    images: Annotated[
+        str | None, _option("pictures to compare on; some come with nexus", group=WHAT, metavar="SOURCE")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a backbone for another library, with proof."""
+    from nexus.cli.show import conversion
+    from nexus.log import set_up
+    from nexus.weights import convert as run_conversion
+
+    set_up()
+    conversion(
+        run_conversion(
+            input,
+            to,
+            out,
+            images=images,
+            size=size,
+            encoder=choose(encoder, _ENCODERS, "encoder"),
+            overwrite=overwrite,
+        )
+    )
+
+
+@app.command(cls=GroupedCommand)
 def inspect(
     path: Annotated[
         str,

@@ -15,6 +15,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from nexus.features import Features
     from nexus.training import RunResult
+    from nexus.weights import Conversion
 
 Report = Callable[[int, int], None]
 
@@ -91,6 +92,13 @@ def eval_table(result: dict[str, Any], place: Path | None = None) -> None:
     _console().print(table)
     if place is not None:
         _console().print(f"written to {place if place.suffix == '.json' else place / 'eval.json'}")
+
+
+def conversion(result: "Conversion") -> None:
+    """What was written, how it was checked, and the line that opens it."""
+    say = _console().print
+    for line in str(result).splitlines():
+        say(line)
 
 
 def demo_table(result: Any) -> None:

@@ -8,18 +8,26 @@
     infer       tensor shapes          → the architecture
     source      what a user typed      → an architecture or a file
     loading     all of them together; strict
+    layouts     one file for each ecosystem: its key names, in both directions
+    split       Hugging Face folders, models in several parts
     writing     a backbone             → .safetensors and config.json
+    conversion  a backbone             → somebody else's files, with proof
+    targets     what can be written, and how its library opens it
+    comparison  do two networks compute the same?
     inspection  what is this? (contents, other_files, onnx_header)
-    card        a run              → its model card
+    card        a run                  → its model card
 """
 
 from nexus.weights.card import model_card, write_card
+from nexus.weights.conversion import Conversion, convert
 from nexus.weights.inspection import inspect, inspect_sentence
 from nexus.weights.loading import LoadReport, initialise_from, load, load_with_report
 from nexus.weights.writing import save_backbone
 
 __all__ = [
+    "Conversion",
     "LoadReport",
+    "convert",
     "initialise_from",
     "inspect",
     "inspect_sentence",

@@ -16,14 +16,15 @@ HEAD_DIM = 64
 """Width of an attention head in every released model; shapes alone do not show it."""
 
 
-def infer_config(path: Path, tensors: Mapping[str, Tensor]) -> ViTConfig:
+def infer_config(path: Path, tensors: Mapping[str, Tensor], num_heads: int | None = None) -> ViTConfig:
     """The settings of the backbone in a flat dictionary with official keys.
 
+    `num_heads` is what somebody else's `config.json` says; without it a head is 64 wide.
     The position table is resized as in the released models: antialiased with registers, with an offset of
     0.1 without. Raises `WeightsError` where the shapes do not describe a DINOv2 backbone.
     """
     try:
-        return build(ViTConfig, _fields(tensors))
+        return build(ViTConfig, _fields(tensors, num_heads))
     except (KeyError, ValueError, ConfigError) as error:
         missing = f"there is no {error}" if isinstance(error, KeyError) else str(error)
         some = ", ".join(list(tensors)[:4])
@@ -32,23 +33,23 @@ def infer_config(path: Path, tensors: Mapping[str, Tensor]) -> ViTConfig:
         ) from None
 
 
-def _fields(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    dim, chans, patch, patch_cols = tensors["patch_embed.proj.weight"].shape
+def _fields(tensors: Mapping[str, Tensor], num_heads: int | None) -> dict[str, Any]:
+    dim, chans, patch, patch_cols = _shape(tensors, "patch_embed.proj.weight", 4)
     if patch != patch_cols:
         raise ValueError(f"its patches are {patch} × {patch_cols} pixels, not square")
-    if dim % HEAD_DIM:
+    if num_heads is None and dim % HEAD_DIM:
         raise ValueError(
             f"its width {dim} is no multiple of {HEAD_DIM}, so the number of heads is unknown; "
             "put the config.json of the model beside it"
         )
-    registers = tensors["register_tokens"].shape[1] if "register_tokens" in tensors else 0
+    registers = _shape(tensors, "register_tokens", 3)[1] if "register_tokens" in tensors else 0
     return {
-        "img_size": _grid_side(tensors["pos_embed"]) * patch,
+        "img_size": _grid_side(_shape(tensors, "pos_embed", 3)[1]) * patch,
         "patch_size": patch,
         "in_chans": chans,
         "embed_dim": dim,
         "depth": _depth(tensors),
-        "num_heads": dim // HEAD_DIM,
+        "num_heads": num_heads or dim // HEAD_DIM,
         "init_values": 1e-5 if "blocks.0.ls1.gamma" in tensors else None,
         "num_register_tokens": registers,
         "interpolate_antialias": bool(registers),
@@ -59,8 +60,16 @@ def _fields(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _grid_side(pos_embed: Tensor) -> int:
-    patches = pos_embed.shape[1] - 1
+def _shape(tensors: Mapping[str, Tensor], key: str, axes: int) -> tuple[int, ...]:
+    """The shape of a tensor, which has so many axes and is not empty."""
+    shape = tuple(tensors[key].shape)
+    if len(shape) != axes or 0 in shape:
+        raise ValueError(f"its {key} is of shape {shape}, not of {axes} axes with something in each")
+    return shape
+
+
+def _grid_side(places: int) -> int:
+    patches = places - 1
     side = math.isqrt(patches)
     if side < 1 or side * side != patches:
         raise ValueError(f"its position table has {patches} places, which is no square grid")
@@ -77,7 +86,7 @@ def _depth(tensors: Mapping[str, Tensor]) -> int:
 def _feed_forward(tensors: Mapping[str, Tensor], dim: int) -> dict[str, Any]:
     """Kind and width. SwiGLU's width is rounded, so the ratio is one that leads to it, 4 if that does."""
     if "blocks.0.mlp.w12.weight" in tensors:
-        hidden = tensors["blocks.0.mlp.w12.weight"].shape[0] // 2
+        hidden = _shape(tensors, "blocks.0.mlp.w12.weight", 2)[0] // 2
         usual = (int(4 * dim * 2 / 3) + 7) // 8 * 8
         ratio = 4.0 if hidden == usual else 1.5 * hidden / dim
         return {
@@ -86,7 +95,7 @@ def _feed_forward(tensors: Mapping[str, Tensor], dim: int) -> dict[str, Any]:
             "ffn_bias": "blocks.0.mlp.w12.bias" in tensors,
         }
     if "blocks.0.mlp.fc1.weight" in tensors:
-        hidden = tensors["blocks.0.mlp.fc1.weight"].shape[0]
+        hidden = _shape(tensors, "blocks.0.mlp.fc1.weight", 2)[0]
         ratio = hidden / dim if int(dim * (hidden / dim)) == hidden else (hidden + 0.5) / dim
         return {"ffn_layer": "mlp", "mlp_ratio": ratio, "ffn_bias": "blocks.0.mlp.fc1.bias" in tensors}
     return {"ffn_layer": "identity"}

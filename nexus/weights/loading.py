@@ -3,8 +3,8 @@
 ::
 
     locate(source)            → a file, or an architecture (random weights, with a warning)
-    read_raw(file)            → tensors, without running code
-    backbone_tensors(raw)     → official key names
+    read_raw, read_split      → tensors, without running code
+    backbone_tensors(raw)     → official key names, whoever wrote the file
     config.json or shapes     → ViTConfig
     every tensor must be there, with its shape; the position table alone may be resized
 """
@@ -25,14 +25,18 @@ from nexus.models.vision import VisionTransformer, ViTConfig, architecture, buil
 from nexus.models.vision.embed import positions
 from nexus.weights.infer import architecture_name, infer_config
 from nexus.weights.keys import BackboneTensors, backbone_tensors
+from nexus.weights.layouts import Resizing, timm
+from nexus.weights.layouts.translation import without_neutral
 from nexus.weights.read import read_raw
 from nexus.weights.soundness import refuse_unusable
 from nexus.weights.source import Encoder, locate
+from nexus.weights.split import INDEX, Foreign, read_foreign, read_split
+
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 
 log = logging.getLogger(__name__)
 
 _SHOWN = 4
-_TRAINING_ONLY = {"img_size", "drop_path_rate", "init_values", "interpolate_antialias", "interpolate_offset"}
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,12 @@ class LoadReport:
     resized: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     """Keys in the file that belong to no backbone: heads, the other encoder."""
+    filled: tuple[str, ...] = ()
+    """What the file lacks and what stands there instead, one sentence each."""
+    notes: tuple[str, ...] = ()
+    """What a user of the library that wrote the file should know."""
+    normalization: Normalization = (IMAGENET_MEAN, IMAGENET_STD)
+    """Mean and standard deviation of the channels, in 0..1; ImageNet's where the file says nothing."""
     described: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """`config.json` of a file that nexus wrote."""
 
@@ -65,7 +75,8 @@ class LoadReport:
         text = f"loaded {self.tensors}/{self.tensors} backbone tensors from {self.source}"
         if self.dropped:
             text += f"; left aside {len(self.dropped)} others ({_some(self.dropped)})"
-        return "; ".join((text, *self.resized))
+        stored = () if self.dtype == "float32" else (f"stored as {self.dtype}, loaded as float32",)
+        return "; ".join((text, *self.filled, *stored, *self.resized, *self.notes))
 
 
 def load(
@@ -88,8 +99,8 @@ def load_with_report(
 ) -> tuple[VisionTransformer, LoadReport]:
     """The backbone that `source` names, and what was read.
 
-    `source` is a run folder, a `.safetensors` or `.pth` file (ours, official, official training dump), a hub
-    name whose file is in the cache, or the name of an architecture (random weights; a warning says so).
+    `source` is a run folder, a Hugging Face folder, a weight file of any layout in `nexus.weights.layouts`, a
+    hub name, or the name of an architecture (random weights; a warning says so).
     `encoder` chooses the teacher or the student where there are both. `img_size` resizes the position table
     once; without it the model does so for every image size that differs. The model carries
     `normalization = (mean, std)`. Raises `WeightsError` for anything but an exact fit.
@@ -101,9 +112,9 @@ def load_with_report(
     else:
         tensors, report = _read(source, encoder)
         config, tensors, resized = _resize(report.config, tensors, img_size)
-        model = _assemble(config, tensors)
+        model = assemble(config, tensors)
         report = replace(report, resized=resized)
-    model.normalization = _normalization(report.described)  # type: ignore[assignment]
+    model.normalization = report.normalization  # type: ignore[assignment]
     return model.to(device).eval(), report
 
 
@@ -141,30 +152,43 @@ def _read(source: str | Path, encoder: Encoder) -> tuple[dict[str, Tensor], Load
     located = locate(source, encoder)
     assert located.path is not None
     path = located.path
-    raw = read_raw(path)
+    raw = read_split(path) if path.name.endswith(INDEX) else read_raw(path)
     found = backbone_tensors(raw, encoder)
-    config = _described(path, raw.config) if raw.config else infer_config(path, found.tensors)
-    with torch.device("meta"):
-        _refuse_misfits(str(path), found.tensors, build_backbone(config).state_dict())
     refuse_unusable(path, found.tensors)
-    report = _report(path, config, found, raw.config or {})
+    foreign = read_foreign(path) if raw.config is None else Foreign()
+    if raw.config is not None:
+        config = _described(path, raw.config, found.tensors)
+        found = _as_described(found, raw.config)
+    else:
+        config = infer_config(path, found.tensors, foreign.num_heads)
+    wanted = _shapes(path, config)
+    found = replace(found, tensors=without_neutral(found.tensors, wanted))
+    _refuse_misfits(str(path), found.tensors, wanted)
+    report = _report(path, config, found, raw.config or {}, foreign)
     if located.expected is not None:
         _refuse_differences(report, located.expected)
     return {key: _plain(tensor) for key, tensor in found.tensors.items()}, report
 
 
 def _report(
-    path: Path, config: ViTConfig, found: BackboneTensors, described: Mapping[str, Any]
+    path: Path,
+    config: ViTConfig,
+    found: BackboneTensors,
+    described: Mapping[str, Any],
+    foreign: Foreign,
 ) -> LoadReport:
     dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in found.tensors.values()})
     return LoadReport(
         source=str(path),
         config=config,
-        tensors=len(found.tensors),
+        tensors=len(found.tensors) - len(found.filled),
         parameters=sum(tensor.numel() for tensor in found.tensors.values()),
         dtype=", ".join(dtypes),
         layout=found.layout,
         dropped=found.dropped,
+        filled=found.filled,
+        notes=_notes(config, found.resizing),
+        normalization=_normalization(described or foreign.described),
         described=described,
     )
 
@@ -177,10 +201,24 @@ def _random(name: str, img_size: int | None) -> tuple[VisionTransformer, LoadRep
     return model, LoadReport(name, config, 0, parameters, "float32", "architecture")
 
 
-def _described(path: Path, values: Mapping[str, Any]) -> ViTConfig:
+def _notes(config: ViTConfig, resizing: Resizing | None) -> tuple[str, ...]:
+    """A sentence where the library that wrote the file computes other features at other sizes."""
+    ours = Resizing.of(config)
+    if resizing is None or resizing == ours:
+        return ()
+    return (
+        f"at other sizes than {config.img_size} px positions are resized as the weights were trained "
+        f"({ours}); the library that wrote the file resizes them otherwise ({resizing})",
+    )
+
+
+def _described(path: Path, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ViTConfig:
     """The architecture that `config.json`, or the file itself, states."""
     try:
-        return build(ViTConfig, values["architecture"])
+        config = build(ViTConfig, values["architecture"])
+        if config.depth > len(tensors):
+            raise ValueError(f"depth {config.depth} with {len(tensors)} tensors")
+        return config
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise WeightsError(
             f"the config.json of {path} does not describe a backbone of this version of nexus: {error}. "
@@ -188,11 +226,30 @@ def _described(path: Path, values: Mapping[str, Any]) -> ViTConfig:
         ) from None
 
 
-def _normalization(described: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _normalization(described: Mapping[str, Any]) -> Normalization:
     """Mean and standard deviation of the channels, in 0..1; ImageNet's where the file says nothing."""
     values = described.get("normalization") or {}
     mean, std = values.get("mean", IMAGENET_MEAN), values.get("std", IMAGENET_STD)
     return tuple(map(float, mean)), tuple(map(float, std))
+
+
+def _shapes(path: Path, config: ViTConfig) -> dict[str, Tensor]:
+    """Every tensor of such a backbone, without memory."""
+    try:
+        with torch.device("meta"):
+            return build_backbone(config).state_dict()
+    except (RuntimeError, OverflowError, TypeError) as error:  # sizes beyond what torch can count
+        text = str(error).splitlines()[0]
+        raise WeightsError(f"{path} describes a backbone that cannot be built: {text}") from None
+
+
+def _as_described(found: BackboneTensors, described: Mapping[str, Any]) -> BackboneTensors:
+    """With what our converter kept for the way back from a library that has no place for it."""
+    kept, tensors = described.get("kept"), found.tensors
+    if not isinstance(kept, Mapping) or not {"cls_token", "pos_embed"} <= tensors.keys():
+        return found
+    restored = timm.restore(tensors, kept)
+    return found if restored is tensors else replace(found, tensors=restored, filled=())
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -218,12 +275,12 @@ def _resize(
     return config, {**tensors, "pos_embed": table}, (f"pos_embed: {old}×{old} → {new}×{new} (bicubic)",)
 
 
-def _assemble(config: ViTConfig, tensors: dict[str, Tensor]) -> VisionTransformer:
+def assemble(config: ViTConfig, tensors: Mapping[str, Tensor]) -> VisionTransformer:
     """A model that takes the tensors over without drawing weights first."""
     with torch.device("meta"):
         model = build_backbone(config)
-    model.load_state_dict(tensors, strict=True, assign=True)
-    return model
+    model.load_state_dict(dict(tensors), strict=True, assign=True)
+    return model.eval()
 
 
 def _refuse_misfits(source: str, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:

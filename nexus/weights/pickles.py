@@ -5,6 +5,7 @@ checks that it does not make: the archive is what its checksums say, nothing in 
 over.
 """
 
+import argparse
 import pickle
 import pickletools
 import re
@@ -45,7 +46,9 @@ def read_pickle(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's remarks about pickle protocols
-            content = torch.load(path, map_location=on_cpu, weights_only=True)
+            # DINO (2021) and timm store the options of a training. Rebuilding a Namespace runs nothing.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                content = torch.load(path, map_location=on_cpu, weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(_refused(path, str(error))) from None
     except Exception as error:  # a damaged pickle can raise anything

@@ -32,9 +32,13 @@ class RawFile:
     pickled: bool
 
 
-def read_raw(path: Path) -> RawFile:
-    """The contents of a weight file on the CPU, or a `WeightsError` that says what is wrong with it."""
-    _refuse_parts(path)
+def read_raw(path: Path, *, part: bool = False) -> RawFile:
+    """The contents of a weight file on the CPU, or a `WeightsError` that says what is wrong with it.
+
+    With `part`, the file may be one of several that a model was split into.
+    """
+    if not part:
+        _refuse_parts(path)
     head = read_head(path)
     if is_safetensors(path, head):
         tensors, metadata = _read_safetensors(path)
@@ -85,12 +89,12 @@ def _description(path: Path, metadata: Mapping[str, str]) -> Mapping[str, Any] |
 
 
 def _config_beside(path: Path) -> Mapping[str, Any] | None:
-    file = path.with_name("config.json")
-    values = read_config(file)
-    if not values or values.get("format") != "nexus":
-        return None
-    _refuse_normalization(file, values.get("normalization", {}))
-    return values
+    for file in (path.with_name(f"{path.stem}.json"), path.with_name("config.json")):
+        values = read_config(file)
+        if values and values.get("format") == "nexus":
+            _refuse_normalization(file, values.get("normalization", {}))
+            return values
+    return None
 
 
 def _refuse_normalization(path: Path, values: Any) -> None:
@@ -109,7 +113,8 @@ def _refuse_normalization(path: Path, values: Any) -> None:
 
 def _embedded_config(metadata: Mapping[str, str]) -> Mapping[str, Any] | None:
     try:
-        values = json.loads(metadata["config"]) if metadata.get("format") == "nexus" else None
+        text = metadata["config"] if metadata.get("format") == "nexus" else metadata["nexus"]
+        values = json.loads(text)
     except (KeyError, ValueError, RecursionError):
         return None
     return values if isinstance(values, dict) else None
@@ -127,8 +132,8 @@ def _refuse_parts(path: Path) -> None:
         )
     if found := re.search(r"-(\d{5})-of-(\d{5})\.", path.name):
         raise WeightsError(
-            f"{path}: this is part {int(found[1])} of {int(found[2])} of a split model; split files cannot "
-            "be read yet: join the parts into one .safetensors file"
+            f"{path}: this is part {int(found[1])} of {int(found[2])} of a split model; pass the folder "
+            "they lie in, or the file that ends with .index.json"
         )
 
 

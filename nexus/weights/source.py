@@ -9,7 +9,8 @@ from nexus import checkpoint
 from nexus.errors import ConfigError, NexusError, WeightsError
 from nexus.models.vision import ViTConfig, architecture
 from nexus.weights.hub import is_hub_name, released_file
-from nexus.weights.read import ENDINGS, read_config
+from nexus.weights.read import ENDINGS
+from nexus.weights.split import huggingface_file
 
 Encoder = Literal["teacher", "student"]
 
@@ -61,12 +62,8 @@ def _in_folder(folder: Path, encoder: Encoder) -> Path:
         raise WeightsError(f"{folder} holds {other} but no {path.name}; choose the other encoder")
     if (folder / "config.yaml").is_file():
         raise WeightsError(_unfinished(folder, path.name))
-    config = read_config(folder / "config.json") or {}
-    if "model_type" in config:
-        raise WeightsError(
-            f"{folder} is a Hugging Face folder (model_type {config['model_type']!r}); such folders cannot "
-            "be read yet. Pass the official DINOv2 .pth, or a file of nexus"
-        )
+    if (found := huggingface_file(folder)) is not None:
+        return found
     files = sorted(file.name for file in folder.iterdir() if file.suffix in ENDINGS)
     hint = f"; pass one of its weight files: {', '.join(files[:4])}" if files else ""
     raise WeightsError(f"{folder} is no run folder: there is no {path.name} in it{hint}")

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from nexus import __version__, checkpoint
 from nexus.errors import RunError
 from nexus.models.vision import VisionTransformer
@@ -44,7 +46,8 @@ def save_backbone(
     target = folder / file_name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_tensors(model, target, config)
+        metadata = {"format": "nexus", "version": str(FORMAT_VERSION), "config": json.dumps(config)}
+        write_tensors(model.state_dict(), target, metadata)
         checkpoint.write_atomic(folder / "config.json", json.dumps(config, indent=2) + "\n")
         checkpoint.sync_folder(folder)
     except OSError as error:
@@ -71,19 +74,19 @@ def describe(
     }
 
 
-def _write_tensors(model: VisionTransformer, target: Path, config: Mapping[str, Any]) -> None:
+def write_tensors(tensors: Mapping[str, Tensor], target: Path, metadata: Mapping[str, str]) -> None:
+    """A `.safetensors` file that is either the old or the new one; an `OSError` where the disk refuses."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    text = json.dumps(config)
-    metadata = {"format": "nexus", "version": str(FORMAT_VERSION), "config": text}
-    metadata["sha256"] = tensors_sha256(tensors, text)
+    plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    if metadata.get("format") == "nexus":
+        metadata = {**metadata, "sha256": tensors_sha256(plain, metadata["config"])}
     writing = target.with_name(f".{target.name}.writing")
     try:
         writing.touch()
         readers = writing.stat().st_mode
-        save_file(tensors, writing, metadata=metadata)
+        save_file(plain, writing, metadata=dict(metadata))
         writing.chmod(readers)  # safetensors shuts out everybody but the owner; other files here do not
         with writing.open("rb+") as file:
             os.fsync(file.fileno())
