@@ -37,6 +37,7 @@ Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 log = logging.getLogger(__name__)
 
 _SHOWN = 4
+_TRAINING_ONLY = {"img_size", "drop_path_rate", "init_values", "interpolate_antialias", "interpolate_offset"}
 
 
 @dataclass(frozen=True)
