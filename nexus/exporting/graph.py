@@ -121,7 +121,7 @@ class ExportGraph(nn.Module):
             mixed = F.scaled_dot_product_attention(query, key, value)
         return attention.proj(mixed.transpose(1, 2).flatten(2))
 
-    def _output(self, kind: str, tokens: Tensor, rows: int, cols: int) -> Tensor:
+    def _output(self, kind: str, tokens: Tensor, rows: Any, cols: Any) -> Tensor:
         tokens = self._norm(self.norm, tokens).float()
         if kind == "cls":
             return tokens[:, 0]
