@@ -26,7 +26,9 @@ from nexus.exporting.plan import SMALLEST_GRID, Plan
 INPUT = "images"
 """How the graph calls its input."""
 KEY = "nexus"
-"""Under which the description lies inside a file."""
+"""Under which the description lies in the metadata of an ONNX file."""
+EXTRA_FILE = "description.json"
+"""Under which it lies inside the files of PyTorch."""
 EXTERNAL_ABOVE = 1_800_000_000
 """Bytes of weights from which an ONNX file leaves them in a second file; the format ends at 2 GiB."""
 TRACED_GRID, TRACED_BATCH = (5, 7), 2
@@ -44,10 +46,10 @@ def write(graph: ExportGraph, plan: Plan, path: Path, description: Mapping[str, 
             _write_onnx(graph, plan, example, path, text)
         elif plan.format == "torch_export":
             program = torch.export.export(graph, (example,), dynamic_shapes=dynamic_shapes(plan))
-            torch.export.save(program, path, extra_files={f"{KEY}.json": text})
+            torch.export.save(program, path, extra_files={EXTRA_FILE: text})
         else:
             traced = torch.jit.trace(graph, (example,), check_trace=False)
-            torch.jit.save(traced, str(path), _extra_files={f"{KEY}.json": text})
+            torch.jit.save(traced, str(path), _extra_files={EXTRA_FILE: text})
 
 
 def open_runner(plan: Plan, path: Path) -> Runner | None:

@@ -53,7 +53,7 @@ class Check:
 def trial_shapes(plan: Plan, own_grid: int) -> list[tuple[int, int, int]]:
     """(images, height, width) of the trials of a graph: batches and, where it takes any, sizes."""
     if plan.grid is not None:
-        grids = [plan.grid] * (2 if plan.any_batch else 1)
+        grids = [plan.grid] * len(BATCHES)
     else:
         grids = [(own_grid, own_grid), *GRIDS]
     batches = [BATCHES[index % len(BATCHES)] if plan.any_batch else 1 for index in range(len(grids))]

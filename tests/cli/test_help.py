@@ -6,11 +6,7 @@ import pytest
 
 from nexus import __version__, cli
 
-<<<<<<< HEAD
-VERBS = ("demo", "train", "embed", "eval", "inspect", "card")
-=======
-VERBS = ("demo", "train", "embed", "eval", "export", "inspect")
->>>>>>> 7305e75 (nexus export: ONNX, torch.export and TorchScript for any batch and size, compared in the target runtime)
+VERBS = ("demo", "train", "embed", "eval", "export", "inspect", "card")
 
 
 def shown(words: list[str], capfd: pytest.CaptureFixture) -> str:

@@ -1,18 +1,21 @@
 """Exported files against the model, in the runtime that they are for."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms.functional import to_pil_image
 
 import nexus
 from nexus.data.batch import normalize
-from nexus.errors import ExportError
+from nexus.errors import ConfigError, ExportError
 from nexus.exporting import ExportResult, formats
 from nexus.exporting.graph import ExportGraph
+from nexus.exporting.photos import photos
 from nexus.models.vision import VisionTransformer, architecture, build_backbone
 from nexus.weights import save_backbone
 from tests.exporting.models import lively
@@ -88,7 +91,7 @@ def test_the_wrong_position_mode_is_refused(
             super().__init__(backbone, *args, **kwargs)
 
     monkeypatch.setattr("nexus.exporting.exporter.ExportGraph", Mistaken)
-    with pytest.raises(ExportError, match="does not compute what the model does, so it was not kept") as error:
+    with pytest.raises(ExportError, match="does not compute what the model does, so it was") as error:
         nexus.export(model, tmp_path / "a.pt", format="torchscript", shapes=FIVE)
     assert list(tmp_path.iterdir()) == []
     result = error.value.result
@@ -169,7 +172,7 @@ def test_half_precision(tmp_path: Path) -> None:
 def test_sums_that_overflow_half_precision_stay_in_float32(
     format: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Some tokens of large released models are huge; here, between two blocks, beyond what float16 can hold."""
+    """Some tokens of large released models are huge; here, between two blocks, beyond float16."""
     model = lively(init_values=None)
     with torch.no_grad():
         for block, bias in zip(model.blocks, (4e4, -4e4), strict=True):
@@ -253,13 +256,13 @@ def test_the_description_is_enough_to_use_the_file(tmp_path: Path) -> None:
 def test_the_description_inside_the_other_formats(format: str, tmp_path: Path) -> None:
     out = tmp_path / FILES[format]
     nexus.export(lively(depth=1), out, format=format, size=40)
-    extra: dict[str, Any] = {"nexus.json": ""}
+    extra: dict[str, Any] = {"description.json": ""}
     if format == "torch_export":
         torch.export.load(out, extra_files=extra)
     else:
         with pytest.warns(FutureWarning):
             torch.jit.load(str(out), _extra_files=extra)
-    assert json.loads(extra["nexus.json"])["input"]["shape"] == ["batch", 3, 40, 40]
+    assert json.loads(extra["description.json"])["input"]["shape"] == ["batch", 3, 40, 40]
 
 
 def test_without_the_runtime_nothing_is_claimed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,6 +274,22 @@ def test_without_the_runtime_nothing_is_claimed(tmp_path: Path, monkeypatch: pyt
     assert not result.verified
     assert result.checks == ()
     assert json.loads((tmp_path / "a.onnx.json").read_text())["verification"]["verified"] is False
+
+
+def test_without_the_exporters_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r'needs onnx and onnxscript, .*; pip install "nexus\[export\]"'):
+        nexus.export(lively(depth=1), tmp_path / "a.onnx")
+
+
+def test_a_model_that_is_no_backbone(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a Linear is no backbone of nexus"):
+        nexus.export(torch.nn.Linear(2, 2), tmp_path / "a.onnx")
+
+
+def test_mean_and_std_must_fit_the_channels(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="takes 5 channels but knows mean and std of 3"):
+        nexus.export(lively(depth=1, in_chans=5), tmp_path / "a.onnx", normalize="uint8")
 
 
 def test_features_that_never_change_are_reported(tmp_path: Path) -> None:
@@ -293,3 +312,18 @@ def test_a_failed_export_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest
         nexus.export(lively(depth=1), out, format="torchscript", size=40, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
     assert out.read_bytes() == b"old"
+
+
+def test_the_python_of_the_documentation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And its preprocessing is that of `nexus.embed`."""
+    model = lively(depth=1)
+    nexus.export(model, tmp_path / "model.onnx", outputs="cls", shapes=FIVE[:1])
+    image = to_pil_image(photos(None, 0, 1, 90, 70, 3)[0])
+    image.save(tmp_path / "photo.jpg", quality=95)
+    page = (Path(__file__).resolve().parents[2] / "docs" / "export.md").read_text()
+    (block,) = (text for text in re.findall(r"```python\n(.*?)```", page, re.S) if "onnxruntime" in text)
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, Any] = {}
+    exec(compile(block, "docs/export.md", "exec"), scope)
+    wanted = nexus.embed([tmp_path / "photo.jpg"], model, device="cpu").cls
+    np.testing.assert_allclose(scope["cls"], wanted, atol=2e-5)

@@ -127,11 +127,7 @@ def test_commands_in_documents_exist(path: Path) -> None:
     )
     assert set(re.findall(r"^\$? ?make ([a-z][\w-]*)", blocks, re.MULTILINE)) <= make_targets()
     verbs = set(re.findall(r"^\$? ?(?:\.venv/bin/)?nexus ([a-z]+)", blocks, re.MULTILINE))
-<<<<<<< HEAD
-    assert verbs <= {"demo", "train", "embed", "eval", "inspect", "card"}
-=======
-    assert verbs <= {"demo", "train", "embed", "eval", "export", "inspect"}
->>>>>>> 7305e75 (nexus export: ONNX, torch.export and TorchScript for any batch and size, compared in the target runtime)
+    assert verbs <= {"demo", "train", "embed", "eval", "export", "inspect", "card"}
 
 
 def test_what_the_package_ships_is_declared() -> None:
