@@ -85,8 +85,9 @@ def export(
     0..255. With `precision` `fp16` input and outputs stay float32.
 
     The file is run on photos (`images`, or packaged ones) at `shapes`, (images, height, width), or at some
-    that were not traced. It gets its name only if every cosine is at least 0.9999 (fp32) or 0.999 (fp16);
-    otherwise `ExportError`. Without the runtime it is written unverified. `FILE.json` says how to use it.
+    that were not traced. It gets its name only if every cosine is at least 0.999999 (fp32) or 0.999
+    (fp16); otherwise `ExportError`. Without the runtime it is written unverified. `FILE.json` says how to
+    use it.
     """
     out = Path(out).expanduser()
     check_out(out, format, overwrite)

@@ -38,4 +38,4 @@ def test_a_trained_model_from_the_command_line(
     assert "run.pt in torch" in said
     assert "layer_1" in said
     assert "2 × 128 × 88" in said
-    assert "verified: every cosine is at least 0.9999\nwritten: run.pt, run.pt.json\n" in said
+    assert "verified: every cosine is at least 0.999999\nwritten: run.pt, run.pt.json\n" in said

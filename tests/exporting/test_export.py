@@ -78,9 +78,10 @@ def test_onnx_by_hand(tmp_path: Path) -> None:
         np.testing.assert_allclose(cls, wanted["x_norm_clstoken"], atol=2e-5)
 
 
+@pytest.mark.parametrize("outputs", ["cls,patches", "cls"])
 @pytest.mark.parametrize("change", [{"interpolate_offset": 0.0}, {"interpolate_antialias": True}])
 def test_the_wrong_position_mode_is_refused(
-    change: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    change: dict[str, Any], outputs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The check can fail: the mistake that exporters make most often is caught, and nothing is left."""
     model = lively()
@@ -92,13 +93,13 @@ def test_the_wrong_position_mode_is_refused(
 
     monkeypatch.setattr("nexus.exporting.exporter.ExportGraph", Mistaken)
     with pytest.raises(ExportError, match="does not compute what the model does, so it was") as error:
-        nexus.export(model, tmp_path / "a.pt", format="torchscript", shapes=FIVE)
+        nexus.export(model, tmp_path / "a.pt", format="torchscript", outputs=outputs, shapes=FIVE)
     assert list(tmp_path.iterdir()) == []
     result = error.value.result
     assert isinstance(result, ExportResult)
     own_grid = [check for check in result.checks if check.shape == FIVE[0]]
-    assert min(check.cosine for check in own_grid) > 1 - 1e-6, "at its own grid no mode is used"
-    assert worst(result) < 0.9999
+    assert min(check.cosine for check in own_grid) > 1 - 1e-9, "at its own grid no mode is used"
+    assert worst(result) < (0.98 if "patches" in outputs else 0.99999)
 
 
 def test_a_fixed_size_of_pixels(tmp_path: Path) -> None:
