@@ -1,7 +1,7 @@
 """Self-supervised visual features: DINOv2, complete, for anybody with a folder of images.
 
-`nexus.train`, `nexus.load`, `nexus.embed`, `nexus.evaluate` and `nexus.convert` are the doors; importing the
-package costs nothing until one of them is used.
+`nexus.train`, `nexus.load`, `nexus.embed`, `nexus.evaluate`, `nexus.convert` and `nexus.export` are the doors; importing
+the package costs nothing until one of them is used.
 """
 
 from importlib import import_module
@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from nexus.embedding import embed
     from nexus.evals import evaluate
+    from nexus.exporting import export
     from nexus.training import train
     from nexus.weights import convert, load
 
@@ -19,11 +20,12 @@ _DOORS = {
     "convert": "nexus.weights",
     "embed": "nexus.embedding",
     "evaluate": "nexus.evals",
+    "export": "nexus.exporting",
     "load": "nexus.weights",
     "train": "nexus.training",
 }
 
-__all__ = ["__version__", "convert", "embed", "evaluate", "load", "train"]
+__all__ = ["__version__", "convert", "embed", "evaluate", "export", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:

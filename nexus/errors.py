@@ -7,6 +7,7 @@
     ├── DataError               a data set cannot be used (nothing found, too many unreadable files, ...)
     │   └── ImageError          one image cannot be used; carries `.reason`; training skips and lists it
     ├── WeightsError            a weight file is missing, damaged, or does not fit the model
+    ├── ExportError             an exported file does not compute what the model does; carries `.result`
     └── RunError                a run folder is in the way, unfinished, finished, or cannot be written
 
 A message says what is wrong, why, and how to cure it, in that order.
@@ -49,6 +50,17 @@ class ImageError(DataError):
 
 class WeightsError(NexusError):
     """A weight file is missing, damaged, or does not fit the model."""
+
+
+class ExportError(NexusError):
+    """An exported file does not compute what the model does, and was not kept.
+
+    `result` holds the comparison, output by output.
+    """
+
+    def __init__(self, message: str, result: object) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class RunError(NexusError):

@@ -261,6 +261,57 @@ def convert(
 
 
 @app.command(cls=GroupedCommand)
+def export(
+    model: Model,
+    format: Annotated[str, _option("onnx, torch_export or torchscript", group=WHAT, metavar="NAME")],
+    out: Annotated[Path, _option(".onnx, .pt2 or .pt", group=RESULT, metavar="FILE")],
+    outputs: Annotated[
+        str, _option("cls,patches (default), layer:8, ...", group=WHAT, metavar="NAMES")
+    ] = "cls,patches",
+    encoder: Encoder = "teacher",
+    size: Annotated[str | None, _option("fixed size of the images", group=LENGTH, metavar="H,W")] = None,
+    dynamic: Annotated[
+        str | None, _option("all (default), batch, hw or none", group=LENGTH, metavar="NAME")
+    ] = None,
+    precision: Annotated[str, _option("fp32 (default) or fp16", group=LENGTH, metavar="NAME")] = "fp32",
+    opset: Annotated[int | None, _option("of ONNX (20)", group=LENGTH, metavar="N")] = None,
+    normalize: Annotated[
+        str | None, _option("take pixels 0..255: uint8 or float", group=LENGTH, metavar="NAME")
+    ] = None,
+    images: Annotated[
+        str | None, _option("to compare on; default: packaged photos", group=RESULT, metavar="SOURCE")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a file for another runtime, compared there."""
+    from nexus.cli.show import export_table
+    from nexus.errors import ExportError
+    from nexus.exporting import export as run_export
+    from nexus.log import set_up
+
+    set_up()
+    try:
+        result = run_export(
+            model,
+            out,
+            format=format,
+            size=size,
+            dynamic=dynamic,
+            precision=precision,
+            outputs=outputs,
+            opset=opset,
+            normalize=normalize,
+            images=images,
+            encoder=choose(encoder, _ENCODERS, "encoder"),
+            overwrite=overwrite,
+        )
+    except ExportError as error:
+        export_table(error.result)
+        raise
+    export_table(result)
+
+
+@app.command(cls=GroupedCommand)
 def inspect(
     path: Annotated[
         str,

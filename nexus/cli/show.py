@@ -115,6 +115,31 @@ def demo_table(result: Any) -> None:
     console.print(f"report: {result.report}")
 
 
+def export_table(result: Any) -> None:
+    """One row an output and shape; then what was written, and what is to be known about it."""
+    console = _console()
+    if result.checks:
+        table = Table(title=f"{result.path.name} in {result.runtime}, against the model")
+        for column in ("output", "images × height × width", "max error", "mean error", "cosine"):
+            table.add_column(column, justify="left" if column == "output" else "right")
+        for check in result.checks:
+            shape = " × ".join(map(str, check.shape))
+            errors = f"{check.max_error:.2e}", f"{check.mean_error:.2e}"
+            table.add_row(check.output, shape, *errors, f"{check.cosine:.8f}")
+        console.print(table)
+    if not result.files:
+        return
+    for name in result.blind:
+        console.print(f"{name} is nearly the same for all images, so its comparison proves little")
+    if result.keep:
+        console.print(f"{', '.join(result.keep)} stay in float32")
+    if result.verified:
+        console.print(f"verified: every cosine is at least {result.bound}")
+    else:
+        console.print(f'NOT VERIFIED: {result.runtime} is not installed; pip install "nexus[export]"')
+    console.print(f"written: {', '.join(str(path) for path in reversed(result.files))}")
+
+
 def inspection(facts: dict[str, Any], *, as_json: bool = False) -> None:
     """What `nexus inspect` found, one fact a line, or as one JSON object."""
     say = _console().print

@@ -18,6 +18,7 @@ DATA = "synthetic:n=16,size=32,classes=2"
 TRAIN = f"train --data {DATA} --out new --recipe smoke --steps 1"
 EMBED = f"embed --data {DATA} --model good --out new.npy"
 EVAL = f"eval --data {DATA} --model good"
+EXPORT = "export --model good --format onnx --out new.onnx"
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "text.pth").write_text("hello")
     (root / "void.pth").write_bytes(b"")
     (root / "old.npy").write_bytes(b"old")
+    (root / "old.onnx").write_bytes(b"old")
     (root / "bad.yaml").write_text("a: [")
     (root / "typo.yaml").write_text("optim: {lrr: 1}")
     (root / "twice.yaml").write_text("optim: {lr: 1}\ncrops: {}\noptim: {lr: 2}\n")
@@ -150,6 +152,28 @@ CASES = [
     (f"{EMBED} --device gpu", "unknown device 'gpu'"),
     (f"{EMBED} --encoder techer", "did you mean 'teacher'?"),
     (f"{EMBED} --data empty", "empty is empty"),
+    # export
+    ("export --model good --out new.onnx", "missing option '--format'"),
+    ("export --model good --format onnxx --out new.onnx", "unknown format 'onnxx'; did you mean 'onnx'?"),
+    ("export --model good --format onnx --out new.pt", "should; use new.onnx"),
+    ("export --model good --format onnx --out old.onnx", "old.onnx exists; choose another --out"),
+    ("export --model none --format onnx --out new.onnx", "'none' is no file, run folder or architecture"),
+    (f"{EXPORT} --outputs cls,patchs", "unknown output 'patchs'; did you mean 'patches'?"),
+    (f"{EXPORT} --outputs layer:7", "the model has 1 blocks; use layer:0 to layer:0"),
+    (f"{EXPORT} --outputs layer", "needs the block, counted from 0; write layer:8"),
+    (f"{EXPORT} --outputs registers", "registers do not exist in this model; leave it out"),
+    (f"{EXPORT} --outputs cls,cls", "names one output twice"),
+    (f"{EXPORT} --outputs ,", "no outputs are asked for"),
+    (f"{EXPORT} --size 100", "size=100,100 is not whole patches of 8 px; use size=96,96"),
+    (f"{EXPORT} --size 1,2,3", "should be one number or H,W"),
+    (f"{EXPORT} --size 64 --dynamic all", "size=64 fixes height and width"),
+    (f"{EXPORT} --dynamic hww", "unknown dynamic 'hww'; did you mean 'hw'?"),
+    (f"{EXPORT} --precision bf16", "unknown precision 'bf16'; did you mean 'fp16'?"),
+    (f"{EXPORT} --opset 11", "opset=11 is too old: PyTorch's exporter writes 18 to 23"),
+    (f"{EXPORT} --opset 99", "opset=99 is too new"),
+    (f"{EXPORT} --normalize int8", "unknown normalize 'int8'; did you mean 'uint8'?"),
+    (f"{EXPORT} --images text", "no images in text"),
+    ("export --model good --format torchscript --out new.pt --opset 20", "is for format=onnx only"),
     # eval, inspect, demo
     (f"{EVAL} --task knnn", "unknown task 'knnn'; did you mean 'knn'?"),
     (f"{EVAL} --limit 0", "'--limit'"),

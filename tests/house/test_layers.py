@@ -12,7 +12,7 @@ LAYERS = [
     {"data", "models.vision", "losses"},
     {"models.ssl"},
     {"weights", "features", "embedding"},
-    {"evals", "export", "viz"},
+    {"evals", "exporting", "viz"},
     {"training"},
     {"demo"},
     {"cli", "__main__"},

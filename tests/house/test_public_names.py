@@ -18,7 +18,7 @@ def fresh(code: str) -> str:
 
 
 def test_all_names_can_be_imported_and_nothing_else_is_promised() -> None:
-    assert sorted(nexus.__all__) == ["__version__", "convert", "embed", "evaluate", "load", "train"]
+    assert sorted(nexus.__all__) == ["__version__", "convert", "embed", "evaluate", "export", "load", "train"]
     for name in nexus.__all__:
         assert getattr(nexus, name) is not None
 
@@ -41,7 +41,8 @@ def test_no_submodule_hides_a_door() -> None:
 
 def test_the_doors_are_functions_after_their_modules_were_imported() -> None:
     code = (
-        "import nexus, nexus.embedding, nexus.evals.evaluation, nexus.training.launch, nexus.weights\n"
+        "import nexus, nexus.embedding, nexus.evals.evaluation, nexus.exporting.exporter\n"
+        "import nexus.training.launch, nexus.weights\n"
         "print(*(type(getattr(nexus, name)).__name__ for name in nexus.__all__[1:]))"
     )
     assert fresh(code) == "function function function function function"
