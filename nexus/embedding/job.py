@@ -86,34 +86,25 @@ class Job:
 
     def run(self, progress: Progress | None = None) -> Written:
         """Write the file, or go on with writing it. Raises `RunError` where the disk refuses."""
-        device = place_on(self.backbone, self.view.device)
-        columns = self.wanted.columns(depth_of(self.backbone))
-        table = self._table()
-        moving = table.moves is not None
-        if not moving:
-            refuse(self.out, self.overwrite, columns=list(columns))
-        began = table.images
-        if began:
-            log.info("going on with %s at image %d of %d", table.folder, began, len(self.dataset))
-        try:
-            with _explained(self, table):
-                if not moving:
-                    self._fill(table, progress)
-                    self._complete(table)
-                written = self._written(table, began)
-                _move(table, self.out)
-        finally:
-            table.close()
-            table.release()
-        log.debug("computed on %s", device)
+        place_on(self.backbone, self.view.device)
+        columns = list(self.wanted.columns(depth_of(self.backbone)))
+        with self._table() as table, _explained(self, table):
+            table.resume(discard=self.overwrite)
+            began = table.images
+            if began:
+                log.info("going on with %s at image %d of %d", table.folder, began, len(self.dataset))
+            if table.moves is None:
+                refuse(self.out, self.overwrite, columns=columns)
+                self._fill(table, progress)
+                self._complete(table)
+            written = self._written(table, began)
+            _move(table, self.out)
         return written
 
     def _table(self) -> PartialTable:
         normalization = normalization_of(self.backbone, self.view)
         made_of = fingerprint(self.backbone, self.dataset, self.view, self.wanted, self.dtype, normalization)
-        table = PartialTable(partial_folder(self.out), made_of, NPY_HEADER if self.ending == ".npy" else 0)
-        table.resume(discard=self.overwrite)
-        return table
+        return PartialTable(partial_folder(self.out), made_of, NPY_HEADER if self.ending == ".npy" else 0)
 
     def _fill(self, table: PartialTable, progress: Progress | None) -> None:
         total, fresh = len(self.dataset), table.images == 0

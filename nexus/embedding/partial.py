@@ -56,6 +56,13 @@ class PartialTable:
         self._committed_at = time.monotonic()
         self._lock: Any = None
 
+    def __enter__(self) -> "PartialTable":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+        self._release()
+
     def resume(self, *, discard: bool) -> None:
         """Take up what an earlier job with the same fingerprint left, if there is anything.
 
@@ -154,9 +161,9 @@ class PartialTable:
         """Remove the folder and all that is in it."""
         self.close()
         shutil.rmtree(self.folder, ignore_errors=True)
-        self.release()
+        self._release()
 
-    def release(self) -> None:
+    def _release(self) -> None:
         """Let other processes write here."""
         if self._lock is not None:
             self._lock.close()
