@@ -119,10 +119,15 @@ class Sizes:
 
 
 @pytest.mark.parametrize("fit", ["resize", "pad", "crop"])
-def test_native_sizes_keep_the_order_and_every_grid(tmp_path: Path, fit: str) -> None:
+def test_native_sizes_keep_the_order_and_every_grid(
+    tmp_path: Path, fit: str, caplog: pytest.LogCaptureFixture
+) -> None:
     backbone, images = TinyBackbone(), Sizes(11)
     features = ("cls", "mean_patch", "patches")
+    caplog.set_level("INFO", logger="nexus")
     embed(images, backbone, tmp_path / "x.parquet", features=features, size="native", fit=fit, batch_size=7)
+    rows, cols = place(20, 33, 8, fit).frame
+    assert caplog.text.count(f"20×33 → {rows}×{cols} (fit={fit})") == caplog.text.count("fit=" + fit) == 1
     columns = read(tmp_path / "x.parquet")
     assert columns["paths"] == [f"{i}.png" for i in range(11)]
     for i in range(11):

@@ -199,11 +199,11 @@ def test_a_full_disk_is_one_message_and_the_job_goes_on(
 def test_a_place_that_cannot_be_written_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     backbone = network()
-    with pytest.raises(RunError, match="choose another path"):
+    with pytest.raises(RunError, match="choose another --out"):
         embed(images(), backbone, tmp_path / "file/x.npy", **SETTINGS)
     if os.geteuid():  # root may write anywhere
         (tmp_path / "closed").mkdir(mode=0o500)
-        with pytest.raises(RunError, match="cannot be written to"):
+        with pytest.raises(RunError, match="nothing may be written to"):
             embed(images(), backbone, tmp_path / "closed/x.npy", **SETTINGS)
     assert backbone.shapes == []
 

@@ -1,5 +1,6 @@
 """`nexus.embed`, and the same for images that are in memory already."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -25,6 +26,9 @@ from nexus.features import (
 )
 from nexus.features.arrays import normalized
 from nexus.features.extraction import extract, normalization_of
+from nexus.models.vision.fitting import fit_sentence
+
+log = logging.getLogger(__name__)
 
 Data = str | Path | list[str | Path] | tuple[str | Path, ...] | ImageSource
 Model = str | Path | nn.Module
@@ -145,7 +149,7 @@ def embed_images(
     where = place_on(backbone, view.device)
     centre, spread = (part.tolist() for part in normalization_of(backbone, view))
     with eval_mode(backbone):
-        return image_features(
+        found = image_features(
             backbone,
             normalized(scaled.to(where), centre, spread),
             layers=layers,
@@ -153,7 +157,13 @@ def embed_images(
             fit=fit,
             precision=precision,
         )
+    if (sentence := fit_sentence(found.placement, fit)) is not None:
+        log.info("%s", sentence)
+    return found
 
 
 def _opened(data: Data) -> ImageSource:
-    return open_dataset(data) if isinstance(data, str | Path | list | tuple) else data
+    """`data` itself if it is a data set; text and lists have a length and items too, but name sources."""
+    if isinstance(data, str | Path | list | tuple) or not isinstance(data, ImageSource):
+        return open_dataset(data)
+    return data

@@ -213,11 +213,11 @@ def unreadable_name(out: Path) -> str:
 def refuse(out: Path, overwrite: bool = False, columns: list[str] | None = None) -> None:
     """Refuse an unknown ending, a place that cannot be written, or files in the way."""
     choose(out.suffix.lower(), FORMATS, "feature file ending")
-    above = next(parent for parent in out.absolute().parents if parent.exists() or parent.is_symlink())
+    above = next(parent for parent in out.parents if parent.exists() or parent.is_symlink())
     if not above.is_dir():
-        raise RunError(f"{above} is no folder, so {out} cannot be written; choose another path")
+        raise RunError(f"the folder {above} cannot be made: File exists; choose another --out")
     if not os.access(above, os.W_OK):
-        raise RunError(f"{above} cannot be written to; mend the permissions, or choose another --out")
+        raise RunError(f"nothing may be written to {above}; mend its permissions, or choose another --out")
     if overwrite:
         return
     beside = [unreadable_name(out)]

@@ -4,6 +4,7 @@ The features are those of the official evaluations: tokens after the final Layer
 not L2-normalised, computed on the central crop (resize 256, crop 224 or the same ratio at another size).
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -20,7 +21,9 @@ from nexus.features.outputs import Backbone, Parts, Wanted, depth_of, layer_part
 from nexus.features.pixels import Group, ImageSource, Loaded, load, padding_for, shrink, transform_for
 from nexus.features.tables import FeatureRows, Features, collect
 from nexus.features.view import NATIVE, Progress, View, frame_size, make_view
-from nexus.models.vision.fitting import apply_placement
+from nexus.models.vision.fitting import apply_placement, fit_sentence, place
+
+log = logging.getLogger(__name__)
 
 
 def iterate(
@@ -68,8 +71,10 @@ def iterate_columns(
     A batch without readable images comes too, with its faults, so that batch `k` always covers the same
     images. The backbone is in eval mode meanwhile, as with `iterate`.
     """
+    said = view.size != NATIVE
     with prepared(backbone, view) as images_of:
         for batch in load(dataset, transform_for(backbone, view), view, start, pin=_on_gpu(backbone)):
+            said = said or _say_fit(batch, backbone.patch_size, view.fit)
             found = [
                 wanted_columns(backbone, images_of(group), wanted, view.precision) for group in batch.groups
             ]
@@ -197,6 +202,16 @@ def nothing_readable(count: int, faults: tuple[Fault, ...]) -> DataError:
     """The error for a data set without one readable image."""
     first = f"; the first: {faults[0].name} ({faults[0].reason})" if faults else ""
     return DataError(f"none of the {count} images can be read{first}. `nexus inspect` lists them.")
+
+
+def _say_fit(batch: Loaded, patch: int, fit: str) -> bool:
+    """Say what happens to the first image that is no whole patches; whether there was one."""
+    sizes = (size for group in batch.groups for size in group.images)
+    sentences = (fit_sentence(place(*size, patch, fit), fit) for size in sizes)
+    sentence = next(filter(None, sentences), None)
+    if sentence is not None:
+        log.info("%s", sentence)
+    return sentence is not None
 
 
 def _side(backbone: Backbone, view: View) -> int:

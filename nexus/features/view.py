@@ -56,13 +56,16 @@ class View:
             raise ConfigError(unknown("precision", self.precision, ("fp32", *AUTOCAST)))
         if self.fit not in FITS:
             raise ConfigError(unknown("fit", self.fit, FITS))
-        sides = self.size if isinstance(self.size, tuple) else ()
-        counted = {"size": self.size, "resize": self.resize, "batch_size": self.batch_size}
-        for name, value in [*counted.items(), *(("size", side) for side in sides)]:
-            if isinstance(value, int) and value < 1:
-                raise ConfigError(f"{name}={value} must be at least 1")
-        if self.workers < 0:
-            raise ConfigError(f"workers={self.workers} must be at least 0")
+        sides = self.size if isinstance(self.size, tuple) else (self.size,)
+        numbers = [("size", side, 1) for side in sides if side != NATIVE]
+        numbers += [
+            ("resize", self.resize, 1),
+            ("batch_size", self.batch_size, 1),
+            ("workers", self.workers, 0),
+        ]
+        for name, value, least in numbers:
+            if value is not None and (not isinstance(value, int) or value < least):
+                raise ConfigError(f"{name}={value!r} must be a whole number, at least {least}")
         if self.resize is not None and not isinstance(self.size, int | None):
             raise ConfigError(
                 f"resize={self.resize} goes with a square size; leave it out with size={self.size}"

@@ -14,7 +14,7 @@
 | `strict` | a `ConfigError`                                               | kept    | yes             |
 
 Zero is the mean colour once an image is normalised, so fit after normalising. A backbone that is given
-other sizes itself drops what remains at the right and at the bottom, as the official one does.
+other sizes itself drops what remains at the right and at the bottom, with a warning.
 """
 
 from dataclasses import dataclass
