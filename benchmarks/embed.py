@@ -68,10 +68,9 @@ class Bench:
         self.timm = self.timm.eval().to(self.device)
         self.hf = Dinov2Model(Dinov2Config(image_size=SIZE, patch_size=14)).eval().to(self.device)
         if options.compile:
-            for model in (self.ours, self.timm, self.hf):
-                model.compile()
-                if model is self.ours:
-                    model.layer_tokens = torch.compile(model.layer_tokens)
+            self.ours.layer_tokens = torch.compile(self.ours.layer_tokens)
+            self.timm.forward_features = torch.compile(self.timm.forward_features)
+            self.hf.compile()
         self.dataset = open_dataset([str(path) for path in files])
         self.transform = timm.data.create_transform(
             input_size=(3, SIZE, SIZE), crop_pct=224 / 256, interpolation="bicubic"
