@@ -7,7 +7,7 @@ import typer
 
 from nexus import __version__
 from nexus.cli.layout import LENGTH, MACHINE, RESULT, WHAT, GroupedCommand
-from nexus.errors import choose
+from nexus.errors import ConfigError, choose
 
 app = typer.Typer(
     name="nexus",
@@ -147,12 +147,23 @@ def embed(
     model: Model,
     out: Annotated[Path, _option(".parquet, .npy or .safetensors", group=RESULT, metavar="FILE")],
     encoder: Encoder = "teacher",
-    size: Size = None,
+    size: Annotated[
+        str | None, _option("N, HEIGHTxWIDTH or native; default: the model's", group=WHAT, metavar="PIXELS")
+    ] = None,
+    fit: Annotated[
+        str, _option("resize (default), pad, crop, strict", group=WHAT, metavar="NAME")
+    ] = "resize",
+    features: Annotated[
+        str, _option("of cls,mean_patch,patches,registers", group=RESULT, metavar="NAMES")
+    ] = "cls,mean_patch",
+    layers: Annotated[
+        str, _option("such as 3,6,9,12; -1 (default): last", group=RESULT, metavar="NUMBERS")
+    ] = "-1",
+    dtype: Annotated[str, _option("float32 (default) or float16", group=RESULT, metavar="NAME")] = "float32",
     device: Device = "auto",
     precision: Precision = "fp32",
     batch_size: BatchSize = 64,
     workers: Workers = 0,
-    patches: Annotated[bool, _option("write patch features too", "--patches", group=RESULT)] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Write the features of every image to a file."""
@@ -162,21 +173,36 @@ def embed(
 
     set_up()
     with progress_bar("embedding") as progress:
-        features = run_embedding(
+        written = run_embedding(
             data,
             model,
             out,
+            features=_words(features),
+            layers=[_whole_number(word, "layers") for word in _words(layers)],
+            dtype=dtype,
             size=size,
+            fit=fit,
             batch_size=batch_size,
             workers=workers,
             device=device,
             precision=precision,
             encoder=choose(encoder, _ENCODERS, "encoder"),
-            patches=patches,
             overwrite=overwrite,
             progress=progress,
         )
-    embed_summary(features, out)
+    embed_summary(written)
+
+
+def _words(text: str) -> list[str]:
+    """The parts of a list with commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _whole_number(word: str, option: str) -> int:
+    try:
+        return int(word)
+    except ValueError:
+        raise ConfigError(f"--{option}: {word!r} is no whole number; write them as in 3,6,9,12") from None
 
 
 @app.command("eval", cls=GroupedCommand)

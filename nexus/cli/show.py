@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from nexus.features import Features
+    from nexus.embedding import Written
     from nexus.training import RunResult
     from nexus.weights import Conversion
 
@@ -64,14 +64,15 @@ def train_summary(result: "RunResult") -> int:
     return 0
 
 
-def embed_summary(features: "Features", out: Path) -> None:
+def embed_summary(written: "Written") -> None:
     """Say how many features were written, and which images failed."""
     say = _console().print
-    say(f"{len(features.names)} images, {features.cls.shape[1]} dimensions → {out}")
-    for fault in features.faults[:10]:
+    again = f" (the first {written.resumed_at} images by an earlier run)" if written.resumed_at else ""
+    say(f"{written.rows} images, {written.dim} dimensions → {written.path}{again}")
+    for fault in written.faults:
         say(f"skipped {fault.name}: {fault.reason}")
-    if len(features.faults) > 10:
-        say(f"... and {len(features.faults) - 10} more")
+    if written.unreadable:
+        say(f"{written.unreadable} images could not be used: {written.unreadable_list}")
 
 
 def eval_table(result: dict[str, Any], place: Path | None = None) -> None:

@@ -10,7 +10,7 @@
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from nexus.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from nexus.errors import ConfigError, WeightsError
 from nexus.models.vision import VisionTransformer, ViTConfig, architecture, build_backbone
 from nexus.models.vision.embed import positions
+from nexus.weights.channels import Source, carry_tensors
 from nexus.weights.infer import architecture_name, infer_config
 from nexus.weights.keys import BackboneTensors, backbone_tensors
 from nexus.weights.layouts import Resizing, timm
@@ -85,10 +86,14 @@ def load(
     *,
     encoder: Encoder = "teacher",
     img_size: int | None = None,
+    in_chans: int | None = None,
+    channels: Sequence[Source] | None = None,
     device: str | torch.device = "cpu",
 ) -> VisionTransformer:
     """The backbone that `source` names, in eval mode and float32; see `load_with_report`."""
-    return load_with_report(source, encoder=encoder, img_size=img_size, device=device)[0]
+    return load_with_report(
+        source, encoder=encoder, img_size=img_size, in_chans=in_chans, channels=channels, device=device
+    )[0]
 
 
 def load_with_report(
@@ -96,6 +101,8 @@ def load_with_report(
     *,
     encoder: Encoder = "teacher",
     img_size: int | None = None,
+    in_chans: int | None = None,
+    channels: Sequence[Source] | None = None,
     device: str | torch.device = "cpu",
 ) -> tuple[VisionTransformer, LoadReport]:
     """The backbone that `source` names, and what was read.
@@ -103,19 +110,23 @@ def load_with_report(
     `source` is a run folder, a Hugging Face folder, a weight file of any layout in `nexus.weights.layouts`, a
     hub name, or the name of an architecture (random weights; a warning says so).
     `encoder` chooses the teacher or the student where there are both. `img_size` resizes the position table
-    once; without it the model does so for every image size that differs. The model carries
+    once; without it the model does so for every image size that differs. `in_chans` and `channels` make it
+    take other images than RGB, by the rules of `nexus.weights.channels`. The model carries
     `normalization = (mean, std)`. Raises `WeightsError` for anything but an exact fit.
     """
     if encoder not in ("teacher", "student"):
         raise ConfigError(f"encoder={encoder!r} is unknown; use 'teacher' (the better one) or 'student'")
     if locate(source, encoder).path is None:
         model, report = _random(str(source), img_size)
+        config, tensors, resized = model.config, dict(model.state_dict()), report.resized
     else:
         tensors, report = _read(source, encoder)
         config, tensors, resized = _resize(report.config, tensors, img_size)
-        model = assemble(config, tensors)
-        report = replace(report, resized=resized)
-    model.normalization = report.normalization  # type: ignore[assignment]
+    tensors, normalization, carried = carry_tensors(tensors, report.normalization, in_chans, channels)
+    config = config.model_copy(update={"in_chans": tensors["patch_embed.proj.weight"].shape[1]})
+    model = assemble(config, tensors)
+    report = replace(report, resized=resized if carried is None else (*resized, carried))
+    model.normalization = normalization  # type: ignore[assignment]
     return model.to(device).eval(), report
 
 

@@ -1,6 +1,7 @@
 """From pixels to tokens: the patch embedding, and the position table at any grid."""
 
 import warnings
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -92,3 +93,60 @@ def positions(
     assert grid.shape[-2:] == (rows, cols), "the offset is below one patch"
     patches = grid.flatten(2).transpose(1, 2).to(table.dtype)
     return torch.cat((table[:, :1], patches), dim=1)
+
+
+class PositionCache:
+    """The resized position tables of one backbone: `positions` once per grid and dtype, on a CPU.
+
+    It serves calls without gradients. What was kept is given up as soon as the table differs in a single
+    bit, whoever wrote to it and however: an optimizer, load_state_dict, `.to()`, `parameter.data`. That
+    comparison takes a fraction of the resampling on a CPU; a GPU would have to wait for its answer and
+    resamples in less, so there nothing is kept. The oldest go when all take more than `MOST_BYTES`;
+    copies, pickles and state dicts hold none of it.
+    """
+
+    MOST_BYTES = 1 << 28
+
+    def __init__(self) -> None:
+        self._kept: tuple[Tensor, dict[tuple, Tensor]] | None = None
+
+    def get(
+        self,
+        table: Float[Tensor, "1 places dim"],
+        rows: int,
+        cols: int,
+        dtype: torch.dtype,
+        **mode: Any,
+    ) -> Float[Tensor, "1 tokens dim"]:
+        """`positions(table, rows, cols, **mode)` in `dtype`, perhaps from an earlier call."""
+        if (rows * cols == table.shape[1] - 1 and rows == cols) or not self._may_serve(table):
+            return positions(table, rows, cols, **mode).to(dtype)
+        entries = self._entries(table)
+        key = (rows, cols, dtype, *mode.items())
+        if key in entries:
+            return entries[key]
+        made = positions(table, rows, cols, **mode).to(dtype)
+        entries[key] = made
+        while sum(one.nbytes for one in entries.values()) > self.MOST_BYTES:
+            entries.pop(next(iter(entries)))
+        return made
+
+    def _entries(self, table: Tensor) -> dict[tuple, Tensor]:
+        """What was made of such a table; an empty dictionary where it changed."""
+        kept = self._kept
+        if kept is None or kept[0].dtype != table.dtype or not torch.equal(kept[0], table):
+            kept = self._kept = (table.detach().clone(), {})
+        return kept[1]
+
+    @staticmethod
+    def _may_serve(table: Tensor) -> bool:
+        """Not while gradients, compilers or tracers look; plain tensors of a CPU only."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return False
+        return type(table) in (Tensor, nn.Parameter) and table.device.type == "cpu"
+
+    def __deepcopy__(self, memo: dict) -> "PositionCache":
+        return PositionCache()
+
+    def __reduce__(self) -> tuple:
+        return PositionCache, ()

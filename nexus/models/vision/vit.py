@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from nexus.config import Config, build
 from nexus.errors import ConfigError, choose
-from nexus.models.vision.embed import PatchEmbed, positions
+from nexus.models.vision.embed import PatchEmbed, PositionCache
 from nexus.models.vision.layers import FFN_LAYERS, NORM_EPS, Block, LayerScale
 from nexus.shapes import Images, Tokens
 
@@ -156,6 +156,7 @@ class VisionTransformer(nn.Module):
         self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
         self.blocks = nn.ModuleList(self._block() for _ in range(depth))
         self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
+        self._positions = PositionCache()
         self.init_weights()
 
     def forward(
@@ -194,19 +195,27 @@ class VisionTransformer(nn.Module):
         dim), or with `reshape` (batch, dim, rows, cols); with `return_class_token` it is a pair of that
         and CLS (batch, dim). `norm` applies the final norm to every layer. Registers are left out.
         """
-        wanted = self._layer_indices(n)
         rows, cols = self.patch_embed.grid(x)
-        tokens, layers = self._prepare(x, None), []
-        for index, block in enumerate(self.blocks[: max(wanted) + 1]):
-            tokens = block(tokens)
-            if index in wanted:
-                layers.append(self.norm(tokens) if norm else tokens)
+        layers = self.layer_tokens(x, n, norm=norm)
         patches = [layer[:, 1 + self.num_register_tokens :] for layer in layers]
         if reshape:
             patches = [layer.transpose(1, 2).unflatten(2, (rows, cols)).contiguous() for layer in patches]
         if not return_class_token:
             return tuple(patches)
         return tuple(zip(patches, [layer[:, 0] for layer in layers], strict=True))
+
+    def layer_tokens(self, x: Images, n: int | Sequence[int] = 1, norm: bool = True) -> tuple[Tokens, ...]:
+        """All tokens of several blocks (CLS, registers, patches), each (batch, tokens, dim).
+
+        `n` and `norm` are those of `get_intermediate_layers`; blocks after the last one asked for do not run.
+        """
+        wanted = self._layer_indices(n)
+        tokens, layers = self._prepare(x, None), []
+        for index, block in enumerate(self.blocks[: max(wanted) + 1]):
+            tokens = block(tokens)
+            if index in wanted:
+                layers.append(self.norm(tokens) if norm else tokens)
+        return tuple(layers)
 
     def attention_maps(self, x: Images, block: int = -1) -> Float[Tensor, "batch heads tokens tokens"]:
         """What each token looks at in one block: row `i` holds token `i`'s weights and sums to 1.
@@ -294,14 +303,15 @@ class VisionTransformer(nn.Module):
             patches = torch.where(masks.unsqueeze(-1), hidden, patches)
         tokens = torch.cat((self.cls_token.expand(len(x), -1, -1), patches), dim=1)
         config = self.config
-        table = positions(
+        table = self._positions.get(
             self.pos_embed,
             rows,
             cols,
+            tokens.dtype,
             offset=config.interpolate_offset,
             antialias=config.interpolate_antialias,
         )
-        tokens = tokens + table.to(tokens.dtype)
+        tokens = tokens + table
         if self.register_tokens is None:
             return tokens
         registers = self.register_tokens.expand(len(x), -1, -1)
