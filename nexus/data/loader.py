@@ -32,7 +32,7 @@ class DataConfig(Config):
     split: str | None = None
     """Which split of a source that has splits; left out: `train` if there is one, else everything."""
     engine: Literal["cpu", "device", "resident"] = "cpu"
-    """Where crops are made: `cpu`; `device`: cut by the CPU, coloured by the device; `resident`: all there."""
+    """Where crops are made: `cpu`; `device` (cut by the CPU, coloured there); `resident` (all there)."""
     workers: NonNegativeInt = 10
     """Processes that read and crop images; 0 does it in the training process."""
     limits: ImageLimits = ImageLimits()

@@ -25,6 +25,7 @@ from nexus.config import build
 from nexus.data.batch import normalize
 from nexus.data.crops.colour import recolour
 from nexus.data.crops.config import CropConfig
+from nexus.data.crops.config import preset as named
 from nexus.data.crops.geometry import choose_shrink, cut, shrunk_by
 from nexus.data.crops.parameters import UNIFORMS, CropDrawer, CropParameters, CropTable
 from nexus.data.images import ImageLimits
@@ -79,7 +80,7 @@ class MultiCropAugmentation:
         after: After | None = None,
         recolour: bool = True,
     ) -> None:
-        base = {"preset": preset} if config is None else config.model_dump()
+        base = (named(preset) if config is None else config).model_dump()
         given = {
             "global_scale": global_crops_scale,
             "local_scale": local_crops_scale,

@@ -128,9 +128,7 @@ def batches(
     """Normalised batches on the device, from a step to the end of the run."""
     mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
     crops = _crops(config, dataset, start_step, device)
-    return (
-        batch.to(device, non_blocking=True).recoloured().normalized(mean, std) for batch in crops
-    )
+    return (batch.to(device, non_blocking=True).recoloured().normalized(mean, std) for batch in crops)
 
 
 def _crops(

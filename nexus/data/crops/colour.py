@@ -66,8 +66,8 @@ def adjust_contrast(crop: Pixels, factor: float) -> Pixels:
         mean = RED * means[0] + GREEN * means[1] + BLUE * means[2]
         return _affine(crop, factor, (1.0 - factor) * (math.floor(mean + 0.5) if _is_bytes(crop) else mean))
     for plane, mean in enumerate(crop.mean(axis=(0, 1)).tolist()):
-        one = np.ascontiguousarray(crop[:, :, plane])
-        crop[:, :, plane] = _affine(one, factor, (1.0 - factor) * mean)
+        one = np.ascontiguousarray(crop[:, :, plane : plane + 1])
+        crop[:, :, plane : plane + 1] = _affine(one, factor, (1.0 - factor) * mean)
     return crop
 
 

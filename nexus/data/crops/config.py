@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, model_validator
 
-from nexus.config import Config, build
+from nexus.config import Config, Tree, build, merge
 from nexus.errors import choose
 
 Kind = Literal["global1", "global2", "local"]
@@ -173,10 +173,19 @@ sharpness are what a defect is seen by."""
 
 
 def preset(name: str) -> CropConfig:
-    """The crop settings called `name`; see `PRESETS`."""
+    """The crop settings called `name`; see `PRESETS`. Raises `ConfigError` for another name."""
+    choose(name, PRESETS, "crop preset")
     return build(CropConfig, {"preset": name})
 
 
-def preset_values(name: str) -> dict[str, Any]:
-    """What the preset called `name` changes; raises `ConfigError` for another name."""
-    return choose(name, PRESETS, "crop preset")
+def with_preset(tree: Tree) -> Tree:
+    """Settings of a run in which `crops.preset`, where it is given, is spelt out.
+
+    So it also replaces what settings below say, a recipe's for example. What stands beside it stays.
+    """
+    crops = tree.get("crops")
+    name = crops.get("preset") if isinstance(crops, dict) else None
+    if name not in PRESETS:
+        return tree
+    touched = {key for values in PRESETS.values() for key in values}
+    return merge({"crops": preset(str(name)).model_dump(include=touched)}, tree)

@@ -14,7 +14,7 @@ from jaxtyping import Float, Float32, Int, UInt8
 from nexus.data.crops.parameters import CropTable
 from nexus.data.picture import Pixels
 
-Planes = UInt8[np.ndarray, "chans height width"] | Float32[np.ndarray, "chans height width"]
+Planes = UInt8[np.ndarray, "chans _ _"] | Float32[np.ndarray, "chans _ _"]
 """A crop as the network takes it: channels first."""
 
 SHRINKS = (8, 4, 2)
@@ -103,7 +103,8 @@ def _bicubic(region: Pixels, shape: Sequence[int], scale: Sequence[float] | None
         groups = [region[:, :, first : first + 4] for first in range(0, chans, 4)]
         return np.concatenate([_bicubic(group, shape, scale) for group in groups])
     factors = (1 / scale[0], 1 / scale[1]) if scale else (None, None)
-    batch = torch.from_numpy(np.ascontiguousarray(region)[None]).permute(0, 3, 1, 2)
+    region = np.require(region, requirements="CW")  # torch does not want memory that cannot be written to
+    batch = torch.from_numpy(region[None]).permute(0, 3, 1, 2)
     # What `interpolate` calls, without its checks, which take half as long as a small crop.
     resize = torch.ops.aten._upsample_bicubic2d_aa.default
     crop: Planes = resize(batch, shape, False, *factors)[0].numpy()
