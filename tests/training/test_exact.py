@@ -37,6 +37,8 @@ def interrupt_at(monkeypatch, step: int) -> None:
             {"compute__precision": "fp16", "schedule__steps": 16, "checkpoint__every": 3}, id="fp16"
         ),
         pytest.param({"log__every": 4, "checkpoint__every": 3}, id="records span checkpoints"),
+        pytest.param({"data__engine": "cpu"}, id="crops on the CPU"),
+        pytest.param({"data__engine": "device", "schedule__accumulation": 2}, id="colours on the device"),
     ],
 )
 def test_interrupted_twice_equals_uninterrupted(tmp_path, monkeypatch, settings):

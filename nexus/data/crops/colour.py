@@ -18,6 +18,8 @@ from nexus.data.picture import Pixels
 
 cv2.setNumThreads(0)  # one crop is too small to share, and workers are many already
 
+_SAME, _GREY = np.eye(3, 4), np.array([[RED, GREEN, BLUE, 0.0]] * 3)
+
 _TRUNCATE = -0.499
 """OpenCV rounds to the nearest byte and Pillow blends downward; adding this turns the one into the other."""
 
@@ -73,9 +75,7 @@ def adjust_contrast(crop: Pixels, factor: float) -> Pixels:
 
 def adjust_saturation(crop: Pixels, factor: float) -> Pixels:
     """Blend each pixel with its grey: one matrix, since grey is a weighted sum."""
-    grey = (1.0 - factor) * np.array([RED, GREEN, BLUE, 0.0])
-    matrix = np.repeat(grey[None], 3, axis=0)
-    matrix[:, :3] += factor * np.eye(3)
+    matrix = factor * _SAME + (1.0 - factor) * _GREY
     if _is_bytes(crop):
         matrix[:, 3] = _TRUNCATE
         return cv2.transform(crop, matrix)

@@ -20,7 +20,7 @@ Planes = UInt8[np.ndarray, "chans _ _"] | Float32[np.ndarray, "chans _ _"]
 SHRINKS = (8, 4, 2)
 """Factors by which a JPEG can be decoded smaller, largest first."""
 
-OVERHANG = 8
+OVERHANG = 16
 """Rows or columns that may be resized and thrown away to put a box between pixels; see `_begin_earlier`."""
 
 
@@ -103,8 +103,7 @@ def _bicubic(region: Pixels, shape: Sequence[int], scale: Sequence[float] | None
         groups = [region[:, :, first : first + 4] for first in range(0, chans, 4)]
         return np.concatenate([_bicubic(group, shape, scale) for group in groups])
     factors = (1 / scale[0], 1 / scale[1]) if scale else (None, None)
-    region = np.require(region, requirements="CW")  # torch does not want memory that cannot be written to
-    batch = torch.from_numpy(region[None]).permute(0, 3, 1, 2)
+    batch = torch.from_numpy(region[None].copy()).permute(0, 3, 1, 2)  # contiguous, and not read-only
     # What `interpolate` calls, without its checks, which take half as long as a small crop.
     resize = torch.ops.aten._upsample_bicubic2d_aa.default
     crop: Planes = resize(batch, shape, False, *factors)[0].numpy()

@@ -63,7 +63,11 @@ def colour_plan(table: CropTable, config: CropConfig, chans: int) -> ColourPlan:
     rows: list[np.ndarray] = []
     values: list[np.ndarray] = []
     for step in range(JITTER_STEPS):
-        operation = order[:, step] if step < order.shape[1] else np.full(len(table), -1)
+        if step >= order.shape[1]:  # an operation of strength 0 has no column
+            rows += [np.empty(0, np.int64)] * 2
+            values += [np.empty((0, 3)), np.empty((0, 1))]
+            continue
+        operation = order[:, step]
         blended = np.flatnonzero((operation >= 0) & (operation != _HUE))
         kind = operation[blended]
         rows.append(blended)
