@@ -64,7 +64,7 @@ def test_the_fingerprint_tells_runs_apart(tmp_path):
 
 def test_workers_change_nothing(tmp_path):
     for workers in (0, 2):
-        runs.run(tmp_path / str(workers), data__workers=workers)
+        runs.run(tmp_path / str(workers), data__workers=workers, data__engine="cpu")
     assert runs.fingerprint(tmp_path / "0") == runs.fingerprint(tmp_path / "2")
     assert runs.lines(tmp_path / "0") == runs.lines(tmp_path / "2")
 
