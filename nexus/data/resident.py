@@ -21,7 +21,7 @@ from nexus.data.datasets import ImageDataset
 from nexus.data.masking import BlockMasker
 from nexus.data.order import CROPS, MASKS, Order, generator, uniforms
 from nexus.data.replacing import first_usable
-from nexus.errors import DataError, ImageError
+from nexus.errors import ImageError
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class ResidentImages:
                 pixels[index] = image
             except ImageError as error:
                 faults[index] = Fault(error.name, error.reason)
-        if pixels is None:
-            raise DataError(f"{dataset.description}: no image can be used; the first: {faults[0].reason}")
+        if pixels is None:  # the first position that is asked for will say so
+            pixels = np.zeros((len(dataset), 1, 1, 3), dtype=np.uint8)
         inside = np.ascontiguousarray(pixels.transpose(0, 1, 3, 2))
         return cls(torch.from_numpy(inside).to(device), faults)
 

@@ -22,7 +22,6 @@ from nexus.data.picture import ArrayPicture
 from nexus.data.replacing import UnusableData
 from nexus.data.resident import ResidentBatches, ResidentImages
 from nexus.demo.source import demo_data
-from nexus.errors import DataError
 from tests.data.test_multicrop import STAGES, ours, photo, plain, table_of
 
 MASKER = BlockMasker(MaskConfig(), 4, 4)
@@ -146,12 +145,18 @@ def test_an_image_of_another_size_is_a_fault_of_the_resident_engine(tmp_path) ->
     assert "data.engine=cpu" in images.faults[3].reason
 
 
-def test_a_data_set_without_a_good_image_is_refused(tmp_path) -> None:
+@pytest.mark.parametrize("engine", ["device", "resident"])
+def test_a_data_set_without_a_good_image_is_refused(engine: str, tmp_path) -> None:
     for number in range(2):
         (tmp_path / f"{number}.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"no image can be used; the first: not an image"):
-        ResidentImages.read(open_dataset(tmp_path), CPU)
-    assert issubclass(UnusableData, DataError)
+    config = CropConfig(global_size=16, local_size=12)
+    if engine == "resident":
+        with pytest.raises(UnusableData, match=r"images in a row cannot be used") as caught:
+            batch_of(engine, open_dataset(tmp_path), config, [0, 1])
+        assert {fault.name for fault in caught.value.faults} == {"0.png", "1.png"}
+    else:
+        stream = CropStream(open_dataset(tmp_path), MultiCropAugmentation(config), Order(2, 3))
+        assert isinstance(stream.__getitems__([0, 1]), UnusableData)
 
 
 @pytest.mark.parametrize("engine", ["device", "resident"])
