@@ -1,6 +1,6 @@
 """The training loop: build, restore, then step after step; no ideas of its own."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
