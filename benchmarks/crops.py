@@ -1,85 +1,102 @@
-"""Crops per second: torchvision's transforms as the official recipe composes them, against ours.
+"""Images per second through the crops, and their pixels: the official pipeline against ours.
 
     python -m benchmarks.crops
 
-One thread, the demo's photo tiles and synthetic photos of 500 × 375; CPU time, rounds interleaved.
+JPEG bytes to 2 global crops of 224 and 8 local crops of 98, official preset, one thread, real photos of
+`../shared/data`. CPU time, rounds interleaved, medians. Ours sets photos upright by their EXIF, the
+official pipeline does not. `device` counts the CPU's part.
+PSNR: each crop against torchvision's at equal decisions.
 """
 
 import io
+import math
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from torchvision.transforms import v2
 
 from benchmarks.timing import interleaved, table
-from nexus.data.multicrop import MultiCropAugmentation, preset
+from benchmarks.torchvision_crops import apply_parameters, official_views
+from nexus.data.crops.config import CropConfig
+from nexus.data.crops.parameters import UNIFORMS
+from nexus.data.images import decode_image
+from nexus.data.multicrop import MultiCropAugmentation
+from nexus.data.picture import EncodedPicture
 
-IMAGES = 4
-
-
-def reference(global_size: int, local_size: int, locals_: int) -> list[v2.Transform]:
-    """The official distribution written with torchvision's own classes on PIL images."""
-
-    def view(size: int, scale: tuple[float, float], blur: float, solarize: float) -> v2.Transform:
-        return v2.Compose(
-            [
-                v2.RandomResizedCrop(size, scale=scale, interpolation=v2.InterpolationMode.BICUBIC),
-                v2.RandomHorizontalFlip(0.5),
-                v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.2, 0.1)], 0.8),
-                v2.RandomGrayscale(0.2),
-                v2.RandomApply([v2.GaussianBlur(9, (0.1, 2.0))], blur),
-                v2.RandomSolarize(128, solarize),
-                v2.PILToTensor(),
-            ]
-        )
-
-    large, small = (0.32, 1.0), (0.05, 0.32)
-    views = [view(global_size, large, 0.0, 0.0), view(global_size, large, 0.9, 0.2)]
-    return views + [view(local_size, small, 0.5, 0.0)] * locals_
+SOURCES = {
+    "clothing10, 400 x 533": "clothing10/clothing10-train.tar",
+    "imagenet-sample, about 500 x 375": "imagenet-sample/imagenet-sample-all.tar",
+    "large-photos, 1.9 to 3.1 megapixels": "large-photos/large-photos-all.tar",
+}
+IMAGES, ROUNDS, DRAWS = 10, 9, 4
+CONFIG = CropConfig(local_size=98)
 
 
-def photo(width: int, height: int, seed: int) -> bytes:
-    """A JPEG with detail at every scale."""
-    rng = np.random.default_rng(seed)
-    image = Image.new("RGB", (width, height))
-    for side in (4, 16, 64, 256):
-        noise = Image.fromarray(rng.integers(0, 255, (side, side, 3), dtype=np.uint8))
-        image = Image.blend(image, noise.resize((width, height), Image.Resampling.BICUBIC), 0.5)
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=90)
-    return out.getvalue()
+def photos(path: Path) -> list[bytes]:
+    """Ten JPEG files of a tar, spread evenly."""
+    with tarfile.open(path) as tar:
+        members = [m for m in tar if m.isfile() and m.name.lower().endswith((".jpg", ".jpeg"))]
+        chosen = members[:: max(1, len(members) // IMAGES)][:IMAGES]
+        return [tar.extractfile(member).read() for member in chosen]
 
 
-def compare(width: int, height: int, global_size: int, local_size: int, rounds: int) -> str:
-    """One row of the result per engine."""
-    files = [photo(width, height, seed) for seed in range(IMAGES)]
-    views = reference(global_size, local_size, 8)
-    config = preset("official").model_copy(update={"global_size": global_size, "local_size": local_size})
-    ours = MultiCropAugmentation(config)
+def numbers(seed: int) -> np.ndarray:
+    """The uniform numbers of one image's crops."""
+    return np.random.default_rng(seed).random((10, UNIFORMS))
 
-    def run_reference() -> None:
+
+def candidates(files: list[bytes]) -> dict[str, Callable[[], None]]:
+    """One call crops every file once; each round draws other crops."""
+    views = official_views(CONFIG)
+    rounds = iter(range(10**9))
+
+    def official() -> None:
         for data in files:
             image = Image.open(io.BytesIO(data)).convert("RGB")
             for view in views:
                 view(image)
 
-    def run_ours() -> None:
-        for number, data in enumerate(files):
-            image = Image.open(io.BytesIO(data)).convert("RGB")
-            ours.crops(image, np.random.default_rng(number))
+    def engine(recolour: bool) -> Callable[[], None]:
+        augmentation = MultiCropAugmentation(CONFIG, recolour=recolour)
 
-    seconds = interleaved({"torchvision v2 on PIL": run_reference, "nexus": run_ours}, rounds)
-    return table(seconds, IMAGES, "images")
+        def run() -> None:
+            turn = next(rounds)
+            for number, data in enumerate(files):
+                augmentation.of(EncodedPicture(data, "x"), numbers(turn * len(files) + number))
+
+        return run
+
+    return {"official (PIL, torchvision)": official, "cpu": engine(True), "device (CPU part)": engine(False)}
+
+
+def nearness(files: list[bytes]) -> np.ndarray:
+    """PSNR in dB of the CPU engine's crops to torchvision's."""
+    augmentation = MultiCropAugmentation(CONFIG)
+    found = []
+    for number, data in enumerate(files):
+        image = decode_image(data, "x")
+        for draw in range(DRAWS):
+            crops = augmentation.of(EncodedPicture(data, "x"), numbers(1000 * draw + number))
+            for crop, row in zip([*crops.global_crops, *crops.local_crops], crops.parameters, strict=True):
+                error = (crop.float() - apply_parameters(image, row, CONFIG).float()).square().mean().item()
+                found.append(10 * math.log10(255**2 / max(error, 1e-3)))
+    return np.array(found)
 
 
 def main() -> None:
     """Print the result as Markdown."""
     torch.set_num_threads(1)
-    print("JPEG to 2 global + 8 local crops, official preset, one thread.")
-    for width, height, global_size, local_size in ((500, 375, 224, 98), (32, 32, 32, 16)):
-        print(f"\n## {width} × {height} → {global_size} / {local_size}\n")
-        print(compare(width, height, global_size, local_size, rounds=15))
+    root = Path(__file__).resolve().parents[2] / "shared" / "data"
+    for title, path in SOURCES.items():
+        files = photos(root / path)
+        print(f"\n## {title}: {len(files)} photos, {np.mean([len(f) for f in files]) / 1000:.0f} kB\n")
+        print(table(interleaved(candidates(files), ROUNDS), len(files), "images"), flush=True)
+        dB = nearness(files)
+        low, middle = np.quantile(dB, [0.1, 0.5])
+        print(f"\nPSNR of {len(dB)} crops in dB: median {middle:.1f}, a tenth below {low:.1f}")
 
 
 if __name__ == "__main__":

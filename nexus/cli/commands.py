@@ -103,6 +103,9 @@ def train(
     config: Annotated[
         Path | None, _option("config.yaml of a run to repeat", group=LENGTH, metavar="FILE")
     ] = None,
+    crops: Annotated[
+        str | None, _option("official, microscopy, satellite, ...", group=LENGTH, metavar="PRESET")
+    ] = None,
     seed: Annotated[int | None, _option("seed of the whole run (0)", group=LENGTH, metavar="N")] = None,
     device: Annotated[
         str | None, _option("auto (default), cpu, cuda, cuda:1, mps", group=MACHINE, metavar="NAME")
@@ -125,6 +128,7 @@ def train(
         "compute.device": device,
         "compute.precision": precision,
         "seed": seed,
+        "crops.preset": crops,
     }
     assignments = [f"{key}={value}" for key, value in flags.items() if value is not None]
     result = run_training(

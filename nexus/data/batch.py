@@ -1,11 +1,15 @@
 """What travels from the data to the model: `Sample` out of a source, `Batch` into a training step."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
+
+from nexus.data.crops.device import recolour_batch
+from nexus.data.crops.plan import ColourPlan
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ class Batch:
     images: int
     """Number of images `B`; there are 2B global and L·B local rows."""
     faults: tuple[Fault, ...] = ()
+    colours: tuple[ColourPlan, ColourPlan] | None = None
+    """What `recoloured` has yet to do to the global and the local crops; None: nothing."""
 
     @property
     def local_count(self) -> int:
@@ -79,6 +85,7 @@ class Batch:
             global_crops=self.global_crops.pin_memory(),
             local_crops=self.local_crops.pin_memory(),
             masks=masks,
+            colours=self._plans(torch.Tensor.pin_memory),
         )
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
@@ -93,6 +100,22 @@ class Batch:
             global_crops=move(self.global_crops),
             local_crops=move(self.local_crops),
             masks=masks,
+            colours=self._plans(move),
+        )
+
+    def _plans(self, move: Callable[[Tensor], Tensor]) -> tuple[ColourPlan, ColourPlan] | None:
+        return (self.colours[0].moved(move), self.colours[1].moved(move)) if self.colours else None
+
+    def recoloured(self) -> "Batch":
+        """The batch with the colours that were left to the device."""
+        if self.colours is None:
+            return self
+        large, small = self.colours
+        return replace(
+            self,
+            global_crops=recolour_batch(self.global_crops, large),
+            local_crops=recolour_batch(self.local_crops, small),
+            colours=None,
         )
 
     def normalized(self, mean: Float[Tensor, " chans"], std: Float[Tensor, " chans"]) -> "Batch":

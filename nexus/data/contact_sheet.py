@@ -16,8 +16,10 @@ from jaxtyping import Bool, UInt8
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
+from nexus.data.crops.config import PRESETS, preset
+from nexus.data.crops.parameters import CropParameters
 from nexus.data.masking import BlockMasker, MaskConfig
-from nexus.data.multicrop import PRESETS, CropParameters, MultiCropAugmentation, MultiCrops, preset
+from nexus.data.multicrop import MultiCropAugmentation, MultiCrops
 from nexus.data.transforms import as_rgb
 from nexus.errors import ImageError, NexusError
 
@@ -69,7 +71,11 @@ def contact_sheet(image: Image.Image, crops: MultiCrops, masks: Bool[Tensor, "2 
 def caption(parameters: CropParameters) -> list[str]:
     """What was done to a crop, in a few short lines."""
     box = parameters.box
-    flips = [("flip", parameters.flip), ("upside down", parameters.vertical_flip)]
+    flips = [
+        ("flip", parameters.flip),
+        ("upside down", parameters.vertical_flip),
+        ("turned", parameters.transpose),
+    ]
     stages = [
         *flips,
         ("grey", parameters.grayscale),

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
@@ -102,13 +102,27 @@ def decode_with(
             raise ImageError(name, _reason(error, data[:64])) from error
 
 
-def upright_size(data: bytes, name: str, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[int, int]:
-    """`(width, height)` after the EXIF orientation, from the header alone; errors as `image_header`."""
+class Header(NamedTuple):
+    """What a file says of itself: sides as stored, Pillow's mode and format, EXIF orientation 1..8."""
+
+    width: int
+    height: int
+    mode: str
+    format: str
+    orientation: int
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """`(width, height)` after the orientation was applied."""
+        return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
+
+
+def read_header(data: bytes, name: str, limits: ImageLimits = DEFAULT_LIMITS) -> Header:
+    """The header of an image file; the errors of `decode_image` as far as it shows them."""
     with _pillow(limits):
         try:
             with _open(io.BytesIO(data), name, limits) as image:
-                width, height = image.size
-                return (height, width) if _orientation(image) >= 5 else (width, height)
+                return Header(*image.size, image.mode, image.format or "", _orientation(image))
         except ImageError:
             raise
         except Exception as error:  # as above

@@ -4,22 +4,24 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import NonNegativeInt
 from torch.utils.data import DataLoader, Dataset
 
 from nexus.config import Config, Share
-from nexus.data.batch import Batch, Fault, Masks, Sample
+from nexus.data.batch import Batch, Fault, Masks
+from nexus.data.crops.config import CropConfig
+from nexus.data.crops.parameters import UNIFORMS, joined
+from nexus.data.crops.plan import ColourPlan, colour_plan
 from nexus.data.datasets import ImageDataset
 from nexus.data.images import ImageLimits
 from nexus.data.masking import BlockMasker
 from nexus.data.multicrop import MultiCropAugmentation, MultiCrops
-from nexus.data.order import CROPS, MASKS, REPLACEMENTS, Order, StepSampler, generator
-from nexus.errors import DataError, ImageError, NexusError, RunError
-
-_MAX_REPLACEMENTS = 100
+from nexus.data.order import CROPS, MASKS, Order, StepSampler, generator, uniforms
+from nexus.data.replacing import first_usable
+from nexus.errors import NexusError, RunError
 
 
 class DataConfig(Config):
@@ -29,20 +31,14 @@ class DataConfig(Config):
     """Folder, glob, list, tar, zip, pack or `synthetic:...`; `--data` sets it."""
     split: str | None = None
     """Which split of a source that has splits; left out: `train` if there is one, else everything."""
+    engine: Literal["cpu", "device", "resident"] = "cpu"
+    """Where crops are made: `cpu`; `device` (cut by the CPU, coloured there); `resident` (all there)."""
     workers: NonNegativeInt = 10
     """Processes that read and crop images; 0 does it in the training process."""
     limits: ImageLimits = ImageLimits()
     """Images outside these limits are skipped and listed."""
     max_unreadable: Share = 0.5
     """Training stops when more than this share of the images tried cannot be used."""
-
-
-class UnusableData(DataError):
-    """So many images in a row are unusable that the rest probably is too; `faults` names them."""
-
-    def __init__(self, message: str, faults: Sequence[Fault] = ()) -> None:
-        super().__init__(message)
-        self.faults = tuple(faults)
 
 
 class LoaderError(RunError):
@@ -67,9 +63,13 @@ class CropStream(Dataset):
         self.order = order
 
     def __getitem__(self, position: int) -> Cropped:
-        sample, faults = self._sample(position)
-        rng = generator(self.order.seed, CROPS, position)
-        return Cropped(position, self.augmentation.crops(sample.image, rng), faults)
+        count = len(self.augmentation.sides)
+        drawn = uniforms(self.order.seed, CROPS, position, 1, count * UNIFORMS).reshape(count, UNIFORMS)
+
+        def cropped(index: int) -> MultiCrops:
+            return self.augmentation.of(self.dataset.picture(index), drawn)
+
+        return Cropped(position, *first_usable(self.order, position, cropped))
 
     def __getitems__(self, positions: Sequence[int]) -> list[Cropped] | NexusError:
         """The crops of a micro-batch. An error travels as a value: raised, it would arrive as a traceback."""
@@ -78,29 +78,17 @@ class CropStream(Dataset):
         except NexusError as error:
             return error
 
-    def _sample(self, position: int) -> tuple[Sample, tuple[Fault, ...]]:
-        faults: list[Fault] = []
-        index = self.order[position]
-        replacements = generator(self.order.seed, REPLACEMENTS, position)
-        while len(faults) < _MAX_REPLACEMENTS:
-            try:
-                return self.dataset[index], tuple(faults)
-            except ImageError as error:
-                faults.append(Fault(error.name, error.reason))
-                index = int(replacements.integers(len(self.dataset)))
-        raise UnusableData(
-            f"{_MAX_REPLACEMENTS} images in a row cannot be used; the last was {faults[-1].name} "
-            f"({faults[-1].reason}). Names and reasons are in unreadable.csv of the run folder.",
-            faults,
-        )
-
 
 class Collate:
-    """Stack the crops of a micro-batch crop-major and draw its masks."""
+    """Stack the crops of a micro-batch crop-major and draw its masks.
 
-    def __init__(self, masker: BlockMasker, seed: int) -> None:
+    With `colours_of` the batch carries what is left to the device, at those settings.
+    """
+
+    def __init__(self, masker: BlockMasker, seed: int, colours_of: CropConfig | None = None) -> None:
         self.masker = masker
         self.seed = seed
+        self.colours_of = colours_of
 
     def __call__(self, items: Sequence[Cropped] | NexusError) -> Batch | NexusError:
         """The batch of one micro-batch; its masks depend on seed and position alone. Passes errors on."""
@@ -113,7 +101,14 @@ class Collate:
             masks=Masks.from_grid(self.masker.batch(2 * len(items), rng)),
             images=len(items),
             faults=tuple(fault for item in items for fault in item.faults),
+            colours=self._colours(items) if self.colours_of else None,
         )
+
+    def _colours(self, items: Sequence[Cropped]) -> tuple[ColourPlan, ColourPlan]:
+        assert self.colours_of is not None
+        table, chans = joined([item.crops.table for item in items]), items[0].crops.global_crops.shape[1]
+        large, small = table.by_size(len(items))
+        return colour_plan(large, self.colours_of, chans), colour_plan(small, self.colours_of, chans)
 
 
 def _crop_major(crops: Sequence[torch.Tensor]) -> torch.Tensor:

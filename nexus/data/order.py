@@ -12,9 +12,10 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Int64, Integer
+from jaxtyping import Float, Int64, Integer
 
 CROPS, MASKS, REPLACEMENTS, TURNS, SOURCES = 1, 2, 3, 4, 5
 """Independent random streams of a run, beside the order of the images (0)."""
@@ -23,6 +24,23 @@ CROPS, MASKS, REPLACEMENTS, TURNS, SOURCES = 1, 2, 3, 4, 5
 def generator(seed: int, stream: int, position: int) -> np.random.Generator:
     """The random generator that belongs to one position of one stream."""
     return np.random.default_rng((seed, stream, position))
+
+
+def uniforms(seed: int, stream: int, first: int, count: int, width: int) -> Float[np.ndarray, "count width"]:
+    """`width` uniform numbers in [0, 1) for each of `count` positions from `first` on.
+
+    What belongs to a position does not depend on the others: Philox counts, and each position owns a stretch
+    of its counter. `width` is a multiple of 4, the numbers that one count yields.
+    """
+    assert width % 4 == 0
+    counter = first * (width // 4)
+    bits = np.random.Philox(key=_key(seed, stream), counter=[counter, 0, 0, 0])
+    return np.random.Generator(bits).random((count, width))
+
+
+@lru_cache(maxsize=8)
+def _key(seed: int, stream: int) -> np.ndarray:
+    return np.random.SeedSequence((seed, stream)).generate_state(2, np.uint64)
 
 
 class Order:

@@ -14,6 +14,7 @@ What the channels are is chosen by `channels`:
 """
 
 from abc import ABC, abstractmethod
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -22,12 +23,14 @@ from PIL import Image
 
 from nexus.data.images import (
     DEFAULT_LIMITS,
+    Header,
     ImageLimits,
     check_size,
     decode_image,
     decode_with,
-    upright_size,
+    read_header,
 )
+from nexus.data.jpeg import fast_pixels
 from nexus.errors import ImageError
 
 Channels = Literal["rgb", "native"]
@@ -74,11 +77,19 @@ class EncodedPicture(Picture):
     @property
     def size(self) -> tuple[int, int]:
         """From the header; the errors of `nexus.data.images.image_header`."""
-        return upright_size(self.data, self.name, self.limits)
+        return self.header.upright
+
+    @cached_property
+    def header(self) -> Header:
+        """What the file says of itself."""
+        return read_header(self.data, self.name, self.limits)
 
     def pixels(self, shrink: int = 1) -> Pixels:
         """Decoded; the errors of `nexus.data.images.decode_image`."""
         if self.channels == "rgb":
+            pixels = fast_pixels(self.data, self.header, shrink)
+            if pixels is not None:
+                return pixels
             return np.array(decode_image(self.data, self.name, self.limits))
         image = decode_with(self.data, self.name, self.limits, _plain)
         return _native(np.array(image), self.name, self.value_range)

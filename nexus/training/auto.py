@@ -13,8 +13,15 @@ from typing import Any
 import torch
 
 from nexus.config import Tree, from_dotted, merge
+from nexus.data.crops.config import COLOURLESS
 from nexus.models.vision import architecture
 from nexus.training.config import TrainConfig
+
+RESIDENT_SIDE, RESIDENT_BYTES = 64, 2**30
+"""Largest side in pixels, and most memory, of images that are kept on the device."""
+
+GREY_MODES = {"1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
+"""Pillow's modes without colours."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,15 @@ class DataFacts:
     images: int
     short_side: int
     labelled: bool = False
+    one_size: bool = False
+    """All images that were looked at are squares of `short_side`."""
+    grey: bool = False
+    """None of the images that were looked at has colours."""
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that all images take as 8-bit RGB, if they have one size."""
+        return self.images * self.short_side**2 * 3
 
 
 @dataclass(frozen=True)
@@ -61,6 +77,7 @@ def automatic(given: Tree, facts: DataFacts) -> tuple[Tree, list[Choice]]:
     """Complete the user's settings: the merged tree, and the choices that were made."""
     chooser = _Chooser(drop_auto(given))
     _compute(chooser)
+    _input(chooser, facts)
     _model(chooser, facts)
     _schedule(chooser, facts)
     _objective(chooser, facts)
@@ -112,10 +129,26 @@ def _compute(now: _Chooser) -> None:
     half = has_fast_bf16(kind)
     reason = f"this {kind} has {'fast' if half else 'no fast'} bf16 arithmetic"
     now.choose("compute.precision", "bf16" if half else "fp32", reason)
-    cores = os.cpu_count() or 1
-    workers = min(cores, 16) if kind == "cuda" else 0
+
+
+def _input(now: _Chooser, facts: DataFacts) -> None:
+    on_gpu = str(now["compute.device"]).startswith("cuda")
+    small = facts.one_size and facts.short_side <= RESIDENT_SIDE and facts.resident_bytes <= RESIDENT_BYTES
+    if small:
+        size = f"{facts.short_side} x {facts.short_side}"
+        now.choose("data.engine", "resident", f"all images have {size} px and fit into memory together")
+    elif on_gpu:
+        now.choose("data.engine", "device", "the CPU cuts the crops, the GPU has time to colour them")
+    else:
+        now.choose("data.engine", "cpu", "there is no GPU to leave work to")
+    workers = min(os.cpu_count() or 1, 16) if on_gpu and now["data.engine"] != "resident" else 0
     reason = "one for each core" if workers else "the CPU is busy training; cropping takes turns with it"
+    if now["data.engine"] == "resident":
+        reason = "the images are read once, before training"
     now.choose("data.workers", workers, reason)
+    if facts.grey:
+        for name, value in COLOURLESS.items():
+            now.choose(f"crops.{name}", value, "the images are grey")
 
 
 def _model(now: _Chooser, facts: DataFacts) -> None:

@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from nexus.config import Config, Share
+from nexus.data.crops.config import CropConfig
 from nexus.data.loader import DataConfig
 from nexus.data.masking import MaskConfig
-from nexus.data.multicrop import CropConfig
 from nexus.models.ssl import ObjectiveConfig
 from nexus.schedules import Schedule, cosine, linear_then_constant
 from nexus.training.optim import OptimConfig

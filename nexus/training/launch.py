@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nexus.config import Tree, build, from_dotted, merge, parse_overrides, read_yaml
+from nexus.data.crops.config import with_preset
 from nexus.data.datasets import ImageDataset, available_splits, open_dataset, scan
 from nexus.data.images import ImageLimits
 from nexus.devices import pick_device
@@ -14,7 +15,7 @@ from nexus.errors import ConfigError, DataError
 from nexus.evals.splits import labelled_splits, split_labelled
 from nexus.log import copied_to, logger
 from nexus.models.vision import build_backbone
-from nexus.training.auto import DataFacts, automatic, drop_auto
+from nexus.training.auto import GREY_MODES, DataFacts, automatic, drop_auto
 from nexus.training.config import TrainConfig
 from nexus.training.loop import RunResult, run
 from nexus.training.recipes import read_recipe
@@ -46,14 +47,15 @@ def train(
     source = ",".join(map(str, data)) if isinstance(data, list | tuple) else data
     flags = {"data.source": source, "model.arch": model, "model.init": init}
     given = from_dotted({key: str(value) for key, value in flags.items() if value is not None})
-    given = merge(given, _dotted(overrides))
+    given = merge(given, with_preset(_dotted(overrides)))
     if resume is not None:
         others = {"--recipe": recipe, "--config": config, "--init": init, "--overwrite": overwrite}
         _refuse_beside_resume(resume, [name for name, value in others.items() if value], out)
         return _resume(RunFolder(resume), given)
     if out is None:
         raise ConfigError("no run folder given: --out says where the run leaves everything")
-    base = merge(read_recipe(recipe) if recipe else {}, read_yaml(_config_file(config)) if config else {})
+    parts = read_recipe(recipe) if recipe else {}, read_yaml(_config_file(config)) if config else {}
+    base = merge(*map(with_preset, parts))
     return _start(RunFolder(out), merge(_without_shape(base, given), given), overwrite)
 
 
@@ -151,7 +153,13 @@ def open_data(settings: Tree) -> tuple[ImageDataset, DataFacts]:
             f"`nexus inspect {shlex.quote(source)}`, or widen data.limits"
         )
     short_side = int(min(report.median_width, report.median_height))
-    return dataset, DataFacts(len(dataset), max(short_side, 1))
+    facts = DataFacts(
+        images=len(dataset),
+        short_side=max(short_side, 1),
+        one_size=report.min_side == report.max_side,
+        grey=bool(report.modes) and set(report.modes) <= GREY_MODES,
+    )
+    return dataset, facts
 
 
 def _can_evaluate(given: Tree, dataset: ImageDataset) -> bool:

@@ -1,6 +1,6 @@
 """The training loop: build, restore, then step after step; no ideas of its own."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -10,10 +10,12 @@ import torch
 from nexus.config import dump_yaml
 from nexus.data.batch import Batch
 from nexus.data.datasets import ImageDataset
-from nexus.data.loader import Collate, CropStream, LoaderError, UnusableData, train_batches
+from nexus.data.loader import Collate, CropStream, LoaderError, train_batches
 from nexus.data.masking import BlockMasker
 from nexus.data.multicrop import MultiCropAugmentation
 from nexus.data.order import StepSampler
+from nexus.data.replacing import UnusableData
+from nexus.data.resident import ResidentBatches, ResidentImages
 from nexus.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from nexus.distributed import rank, world_size
 from nexus.errors import DataError, NexusError
@@ -124,23 +126,36 @@ def batches(
     config: TrainConfig, dataset: ImageDataset, start_step: int, device: torch.device
 ) -> Generator[Batch]:
     """Normalised batches on the device, from a step to the end of the run."""
+    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+    crops = _crops(config, dataset, start_step, device)
+    return (batch.to(device, non_blocking=True).recoloured().normalized(mean, std) for batch in crops)
+
+
+def _crops(
+    config: TrainConfig, dataset: ImageDataset, start_step: int, device: torch.device
+) -> Iterator[Batch]:
+    """Batches of bytes, from the engine that the settings name."""
     side = config.crops.global_size // vit_config(config.model, config.crops.global_size).patch_size
-    loader = train_batches(
-        CropStream(dataset, MultiCropAugmentation(config.crops), dataset.order(config.seed)),
-        Collate(BlockMasker(config.masks, side, side), config.seed),
-        StepSampler(
-            start_step=start_step,
-            steps=config.schedule.steps,
-            micro_batch=config.schedule.batch_size // config.schedule.accumulation // world_size(),
-            accumulation=config.schedule.accumulation,
-            rank=rank(),
-            world_size=world_size(),
-        ),
+    masker, order = BlockMasker(config.masks, side, side), dataset.order(config.seed)
+    sampler = StepSampler(
+        start_step=start_step,
+        steps=config.schedule.steps,
+        micro_batch=config.schedule.batch_size // config.schedule.accumulation // world_size(),
+        accumulation=config.schedule.accumulation,
+        rank=rank(),
+        world_size=world_size(),
+    )
+    if config.data.engine == "resident":
+        images = ResidentImages.read(dataset, device)
+        return ResidentBatches(images, config.crops, order, masker)(sampler)
+    on_device = config.data.engine == "device"
+    return train_batches(
+        CropStream(dataset, MultiCropAugmentation(config.crops, recolour=not on_device), order),
+        Collate(masker, config.seed, config.crops if on_device else None),
+        sampler,
         workers=config.data.workers,
         pin_memory=device.type == "cuda",
     )
-    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
-    return (batch.to(device, non_blocking=True).normalized(mean, std) for batch in loader)
 
 
 def _stop_early(saver: Saver, interrupt: Interrupt, failure: NexusError | None) -> None:

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from nexus.data.contact_sheet import caption, contact_sheet, main
+from nexus.data.crops.parameters import Box, CropParameters
 from nexus.data.masking import BlockMasker, MaskConfig
-from nexus.data.multicrop import Box, CropParameters, MultiCropAugmentation
+from nexus.data.multicrop import MultiCropAugmentation
 
 
 def photo(width: int = 120, height: int = 90) -> Image.Image:
@@ -31,7 +32,7 @@ def test_contact_sheet_shows_the_crops(number: int, size: tuple[int, int]) -> No
 def test_caption_names_what_was_done() -> None:
     jitter = (("hue", 0.05), ("contrast", 0.9))
     box = Box(top=0, left=0, height=20, width=30)
-    parameters = CropParameters("local", box, True, False, jitter, False, 1.26, False)
+    parameters = CropParameters("local", box, True, False, False, jitter, False, 1.26, False)
     assert caption(parameters) == ["30 x 20 px", "flip, blur 1.3", "hue +0.05   con 0.90"]
 
 

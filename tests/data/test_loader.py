@@ -8,11 +8,13 @@ import torch
 from PIL import Image
 
 from nexus.data.batch import Batch, Fault
+from nexus.data.crops.config import CropConfig
 from nexus.data.datasets import ImageDataset, open_dataset
-from nexus.data.loader import Collate, CropStream, LoaderError, UnusableData, train_batches
+from nexus.data.loader import Collate, CropStream, LoaderError, train_batches
 from nexus.data.masking import BlockMasker, MaskConfig
-from nexus.data.multicrop import CropConfig, MultiCropAugmentation
+from nexus.data.multicrop import MultiCropAugmentation
 from nexus.data.order import Order, StepSampler
+from nexus.data.replacing import UnusableData
 from nexus.errors import ImageError
 
 CROPS = CropConfig(global_size=32, local_size=16, local_number=2)

@@ -37,6 +37,8 @@ def interrupt_at(monkeypatch, step: int) -> None:
             {"compute__precision": "fp16", "schedule__steps": 16, "checkpoint__every": 3}, id="fp16"
         ),
         pytest.param({"log__every": 4, "checkpoint__every": 3}, id="records span checkpoints"),
+        pytest.param({"data__engine": "cpu"}, id="crops on the CPU"),
+        pytest.param({"data__engine": "device", "schedule__accumulation": 2}, id="colours on the device"),
     ],
 )
 def test_interrupted_twice_equals_uninterrupted(tmp_path, monkeypatch, settings):
@@ -62,7 +64,7 @@ def test_the_fingerprint_tells_runs_apart(tmp_path):
 
 def test_workers_change_nothing(tmp_path):
     for workers in (0, 2):
-        runs.run(tmp_path / str(workers), data__workers=workers)
+        runs.run(tmp_path / str(workers), data__workers=workers, data__engine="cpu")
     assert runs.fingerprint(tmp_path / "0") == runs.fingerprint(tmp_path / "2")
     assert runs.lines(tmp_path / "0") == runs.lines(tmp_path / "2")
 

@@ -1,0 +1,1 @@
+"""Multi-crop augmentation: settings, random decisions, and three engines that carry them out."""
