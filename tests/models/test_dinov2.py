@@ -152,10 +152,12 @@ def test_centre_moves_once_a_step_by_the_mean_over_micro_batches() -> None:
     no_masks = Masks.from_grid(torch.zeros(8, 16, dtype=torch.bool))
     half_masks = Masks.from_grid(torch.zeros(4, 16, dtype=torch.bool))
     empty = torch.zeros(0, 3, 16, 16)
-    whole(Batch(torch.cat(crops), empty, no_masks, 4), teacher_temp=0.05)
-    for part, last in ((slice(0, 2), False), (slice(2, 4), True)):
-        batch = Batch(torch.cat([crop[part] for crop in crops]), empty, half_masks, 2)
-        parts(batch, teacher_temp=0.05, last_micro_batch=last)
+    whole.ask([Batch(torch.cat(crops), empty, no_masks, 4)], teacher_temp=0.05)
+    halves = slice(0, 2), slice(2, 4)
+    parts.ask(
+        [Batch(torch.cat([crop[half] for crop in crops]), empty, half_masks, 2) for half in halves],
+        teacher_temp=0.05,
+    )
     assert whole.center.abs().sum() > 0
     torch.testing.assert_close(parts.center, whole.center)
 

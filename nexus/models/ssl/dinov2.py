@@ -13,74 +13,32 @@ Oquab et al., "DINOv2: Learning Robust Visual Features without Supervision" (arX
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from nexus.config import Config, Share
 from nexus.data.batch import Batch, Masks
 from nexus.data.masking import BlockMasker, MaskConfig
 from nexus.data.multicrop import MultiCropAugmentation
 from nexus.errors import ConfigError
 from nexus.losses import (
+    Centering,
+    Logits,
+    Targets,
     build_centering,
-    dino_pair_losses,
-    entropy,
-    ibot_loss,
     koleo_loss,
-    split_pairs,
+    pair_weights,
+    prototype_loss,
 )
 from nexus.models.ssl.base import BaseSSL
 from nexus.models.ssl.head import DINOv2Head
+from nexus.models.ssl.objective import Asked, ObjectiveConfig
 from nexus.models.vision import ViTConfig, architecture, build_backbone
 
 __all__ = ["DINOv2", "DINOv2Head", "MultiCropAugmentation", "ObjectiveConfig"]
-
-
-class ObjectiveConfig(Config):
-    """The training objective: loss terms, heads, centering. Defaults are the official ones."""
-
-    out_dim: PositiveInt = 65536
-    """Prototypes K of the CLS head."""
-    bottleneck_dim: PositiveInt = 256
-    """Width of the normalised layer before the prototypes."""
-    hidden_dim: PositiveInt = 2048
-    """Width of the hidden layers of the heads."""
-    head_layers: PositiveInt = 3
-    """Linear layers of a head before the prototypes."""
-    separate_patch_head: bool = False
-    """Give the masked patches a head of their own (official ViT-L/14 and ViT-g/14 recipes)."""
-    patch_out_dim: PositiveInt | None = None
-    """Prototypes of the separate patch head; left out: as `out_dim`."""
-    patch_bottleneck_dim: PositiveInt = 256
-    """Bottleneck of the separate patch head."""
-    head_output: Literal["weight_norm", "seed"] = "weight_norm"
-    """`seed` is the seed document's head, L2-normalised after the prototypes: see docs/fidelity.md."""
-    dino_weight: NonNegativeFloat = 1.0
-    """Weight of the DINO loss on CLS tokens."""
-    ibot_weight: NonNegativeFloat = 1.0
-    """Weight of the iBOT loss on masked patches; 0 also switches the masks off."""
-    koleo_weight: NonNegativeFloat = 0.1
-    """Weight of KoLeo, for each of the two global crops."""
-    centering: Literal["centering", "sinkhorn_knopp"] = "centering"
-    """How teacher logits become targets: softmax with a moving centre, or Sinkhorn-Knopp."""
-    center_momentum: Share = 0.9
-    """Momentum of the moving centre, per step."""
-    student_temp: PositiveFloat = 0.1
-    """Softmax temperature of the student."""
-
-
-@dataclass(frozen=True)
-class Targets:
-    """What the teacher asks of the student: each row sums to 1."""
-
-    cls: Float[Tensor, "2 batch prototypes"]
-    patches: Float[Tensor, "masked patch_prototypes"] | None
 
 
 class DINOv2(BaseSSL):
@@ -188,95 +146,131 @@ class DINOv2(BaseSSL):
         images: Batch | Sequence[Tensor],
         *,
         teacher_temp: float | None = None,
-        last_micro_batch: bool = True,
+        asked: Asked | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and metrics of one micro-batch of normalised crops.
 
         `images` is a `Batch`, or the seed's list `[global 1, global 2, local 1, ...]` of (B, 3, H, W)
-        tensors, for which masks are drawn here. The centre takes this batch in after it was used; under
-        gradient accumulation it moves once, at the last micro-batch, by the mean over all of them.
+        tensors, for which masks are drawn here. `asked` comes from `ask`; left out, the micro-batch is a step
+        of its own.
         """
         batch = images if isinstance(images, Batch) else self._batch_of(images)
-        temperature = self.get_teacher_temp(self.epoch) if teacher_temp is None else teacher_temp
-        targets = self._targets(batch, temperature)
-        if last_micro_batch:
-            self.centering.fold()
-            self.patch_centering.fold()
-        loss, metrics = self._student_losses(batch, targets)
-        metrics["teacher_temp"] = torch.tensor(temperature)
-        metrics["ema_momentum"] = torch.tensor(self.get_ema_momentum(self.epoch))
-        metrics["center_norm"] = self.center.norm()
-        return loss, metrics
+        if asked is None:
+            (asked,) = self.ask([batch], teacher_temp=teacher_temp)
+        return self._student_losses(batch, asked)
 
     @torch.no_grad()
-    def _targets(self, batch: Batch, temperature: float) -> Targets:
-        """The teacher's probabilities for CLS tokens and masked patches of the unmasked global crops."""
-        features = self.teacher_backbone.forward_features(batch.global_crops)
-        logits = self.teacher_head(features["x_norm_clstoken"])
-        cls = self.centering.targets(logits, temperature)
-        self.centering.observe(logits)
-        patches = None
-        if self.objective.ibot_weight > 0:
-            masked = features["x_norm_patchtokens"].flatten(0, 1)[batch.masks.index]
-            patch_logits = (self.teacher_patch_head or self.teacher_head)(masked)
-            patches = self.patch_centering.targets(patch_logits, temperature)
-            self.patch_centering.observe(patch_logits)
-        return Targets(cls.unflatten(0, (2, batch.images)), patches)
+    def ask(self, micro_batches: Sequence[Batch], *, teacher_temp: float | None = None) -> list[Asked]:
+        """What the teacher asks of the student in a step, for each micro-batch.
 
-    def _student_losses(self, batch: Batch, targets: Targets) -> tuple[Tensor, dict[str, Tensor]]:
+        Centering sees the global crops of the whole step; the moving centre takes them in after it was used. What
+        is kept are bottleneck features, 256 numbers a row, not the probabilities.
+        """
+        temperature = self.get_teacher_temp(self.epoch) if teacher_temp is None else teacher_temp
+        seen = [self._teacher_sees(batch) for batch in micro_batches]
+        cls = self._targets([cls for cls, _ in seen], self.teacher_head, self.centering, temperature)
+        patches: Sequence[Targets | None] = [None] * len(seen)
+        if self.objective.ibot_weight > 0:
+            head = self.teacher_patch_head or self.teacher_head
+            patches = self._targets([rows for _, rows in seen], head, self.patch_centering, temperature)
+        return [Asked(temperature, *parts) for parts in zip(cls, patches, strict=True)]
+
+    def _teacher_sees(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Bottleneck features of CLS tokens and masked patches of the unmasked global crops."""
+        hidden = batch.masks.index if self.objective.ibot_weight > 0 else None
+        cls, masked = self.teacher_backbone.read(batch.global_crops, None, hidden)
+        return self._narrow(self.teacher_head, self.teacher_patch_head, cls, masked)
+
+    def _narrow(
+        self, head: DINOv2Head, patch_head: DINOv2Head | None, cls: Tensor, masked: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Bottleneck features of both kinds of token, in one call where they share a head."""
+        if self.objective.ibot_weight == 0:
+            return head.bottleneck(cls), masked[:0]
+        if patch_head is not None:
+            return head.bottleneck(cls), patch_head.bottleneck(masked)
+        both = head.bottleneck(torch.cat([cls, masked]))
+        return both[: len(cls)], both[len(cls) :]
+
+    @staticmethod
+    def _targets(
+        rows: Sequence[Tensor], head: DINOv2Head, centering: Centering, temperature: float
+    ) -> list[Targets]:
+        """Targets of each micro-batch under the centering of them all, which then moves on."""
+        logits = Logits(torch.cat(list(rows)), head.prototypes)
+        offset = centering.offset(logits, temperature)
+        centering.update(logits)
+        return Targets(logits, temperature, offset).split([len(part) for part in rows])
+
+    def _student_losses(self, batch: Batch, asked: Asked) -> tuple[Tensor, dict[str, Tensor]]:
         """Every loss term of the student, weighted and named, and their sum."""
-        want = self.objective
-        grid = batch.masks.grid if want.ibot_weight > 0 else None
-        features = self.student_backbone.forward_features(batch.global_crops, masks=grid)
-        cls_global = features["x_norm_clstoken"]
+        want, images = self.objective, batch.images
+        masks = batch.masks if want.ibot_weight > 0 else None
+        grid, hidden = (masks.grid, masks.index) if masks else (None, None)
+        cls_global, masked = self.student_backbone.read(batch.global_crops, grid, hidden)
         cls_all = cls_global
         if batch.local_crops.shape[0]:
-            local = self.student_backbone.forward_features(batch.local_crops)
-            cls_all = torch.cat([cls_global, local["x_norm_clstoken"]])
-        logits = self.student_head(cls_all).unflatten(0, (-1, batch.images))
-        pairs = dino_pair_losses(logits, targets.cls, want.student_temp)
-        terms: dict[str, Tensor] = {}
-        dino_global, dino_local = split_pairs(pairs)
-        terms["dino_global"] = want.dino_weight * dino_global
+            cls_all = torch.cat([cls_global, self.student_backbone.read(batch.local_crops)[0]])
+        cls, patches = self._narrow(self.student_head, self.student_patch_head, cls_all, masked)
+        prototypes = self.student_head.prototypes
+
+        crops = 2 + batch.local_count
+        dino = prototype_loss(
+            cls.unflatten(0, (crops, images)),
+            prototypes,
+            asked.cls,
+            pair_weights(2, crops),
+            torch.full((images,), want.dino_weight / images, device=cls.device),
+            want.student_temp,
+        )
+        losses = [dino.loss]
+        terms = {"dino_global": dino.crops[:2].sum()}
         if batch.local_crops.shape[0]:
-            terms["dino_local"] = want.dino_weight * dino_local
-        if targets.patches is not None:
-            masked = features["x_norm_patchtokens"].flatten(0, 1)[batch.masks.index]
-            patch_logits = (self.student_patch_head or self.student_head)(masked)
-            terms["ibot"] = want.ibot_weight * ibot_loss(
-                patch_logits,
-                targets.patches,
-                batch.masks.weight,
-                2 * batch.images,
+            terms["dino_local"] = dino.crops[2:].sum()
+        entropies = {"teacher/entropy": dino.entropy}
+        if asked.patches is not None:
+            if self.student_patch_head is not None:
+                prototypes = self.student_patch_head.prototypes
+            ibot = prototype_loss(
+                patches.unsqueeze(0),
+                prototypes,
+                asked.patches,
+                [[1.0]],
+                batch.masks.weight * (want.ibot_weight / (2 * images)),
                 want.student_temp,
             )
+            losses.append(ibot.loss)
+            terms["ibot"] = ibot.loss.detach()
+            entropies["teacher/patch_entropy"] = ibot.entropy
         if want.koleo_weight > 0:
-            koleo = torch.stack([koleo_loss(crop) for crop in cls_global.chunk(2)])
-            terms["koleo"] = want.koleo_weight * koleo.sum()
-        loss = torch.stack(list(terms.values())).sum()
-        return loss, self._metrics(batch, targets, loss, terms)
+            koleo = want.koleo_weight * torch.stack([koleo_loss(crop) for crop in cls_global.chunk(2)]).sum()
+            losses.append(koleo)
+            terms["koleo"] = koleo.detach()
+        loss = torch.stack(losses).sum()
+        return loss, self._metrics(batch, asked, loss, terms) | entropies
 
     @torch.no_grad()
     def _metrics(
-        self, batch: Batch, targets: Targets, loss: Tensor, terms: dict[str, Tensor]
+        self, batch: Batch, asked: Asked, loss: Tensor, terms: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         """Loss terms, each beside the value that it has while every output is uniform."""
         want = self.objective
         metrics = {"loss": loss.detach()}
-        metrics.update({f"loss/{name}": term.detach() for name, term in terms.items()})
+        metrics.update({f"loss/{name}": term for name, term in terms.items()})
         crops = 2 + batch.local_count
         pairs = 2 * (crops - 1)
         uniform = want.dino_weight * math.log(want.out_dim)
         metrics["uniform/dino_global"] = torch.tensor(uniform * 2 / pairs)
         if batch.local_count:
             metrics["uniform/dino_local"] = torch.tensor(uniform * 2 * batch.local_count / pairs)
-        metrics["teacher/entropy"] = entropy(targets.cls.flatten(0, 1))
         metrics["uniform/entropy"] = torch.tensor(math.log(want.out_dim))
-        if targets.patches is not None:
-            prototypes = targets.patches.shape[1]
+        if asked.patches is not None:
+            prototypes = asked.patches.logits.shape[1]
             share = batch.masks.weight.sum() / (2 * batch.images)
             metrics["uniform/ibot"] = share * (want.ibot_weight * math.log(prototypes))
-            metrics["teacher/patch_entropy"] = entropy(targets.patches)
+        metrics["teacher_temp"] = torch.tensor(asked.temperature)
+        metrics["ema_momentum"] = torch.tensor(self.get_ema_momentum(self.epoch))
+        metrics["center_norm"] = self.center.norm()
         return metrics
 
     def _batch_of(self, crops: Sequence[Tensor]) -> Batch:
