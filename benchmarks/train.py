@@ -83,9 +83,11 @@ def batch_of(config: TrainConfig, patch: int, seed: int) -> Batch:
 def nexus_step(options: argparse.Namespace, precision: str) -> Callable[[Batch], object]:
     """Our trainer's step."""
     from nexus.training.config import Schedules
+    from nexus.training.memory import keep_freed_memory
     from nexus.training.state import build_state
     from nexus.training.step import train_step
 
+    keep_freed_memory()  # as `nexus train` does
     config = configuration(options, precision)
     state = build_state(config, torch.device("cpu"))
     values = Schedules(config).at(500)

@@ -11,7 +11,7 @@ from nexus.losses.diagnostics import entropy, kl, prototype_usage
 from nexus.losses.dino import dino_loss, dino_pair_losses, pair_weights, split_pairs
 from nexus.losses.ibot import ibot_loss
 from nexus.losses.koleo import koleo_loss
-from nexus.losses.prototype_loss import PrototypeLoss, prototype_loss
+from nexus.losses.prototype_loss import PrototypeLoss, Term, prototype_loss
 from nexus.losses.prototypes import Logits, Targets
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "SinkhornKnopp",
     "SoftmaxCentering",
     "Targets",
+    "Term",
     "build_centering",
     "dino_loss",
     "dino_pair_losses",

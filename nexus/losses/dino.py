@@ -53,7 +53,7 @@ def split_pairs(
 
 
 def pair_weights(teachers: int, students: int) -> list[list[float]]:
-    """The weight of each pair `[teacher][student]` in the DINO loss: the same for all pairs of different crops."""
+    """The weight of each pair `[teacher][student]`: the same for all pairs of different crops."""
     pairs = teachers * (students - 1)
     if pairs < 1 or students < teachers:
         raise ConfigError(

@@ -7,6 +7,8 @@ import torch
 
 WORKSPACE = 2**24
 """Elements of the largest temporary table (64 MiB in float32)."""
+TABLE = 2**26
+"""Elements of a table of logits in the dtype of the networks (128 MiB in half precision)."""
 CACHE = 2**19
 """Elements of the tables that a CPU works on at a time (2 MiB in float32)."""
 

@@ -1,10 +1,10 @@
-"""The cross-entropy of the objective from features to gradients, without a table of logits.
+"""The cross-entropies of the objective from features to gradients, without a table of logits.
 
-`cross_entropy` starts from tables of logits and probabilities, which with 65,536 prototypes are by far the largest
-tensors of a step. Here both are made for a few rows at a time from bottleneck features, and the gradient
-of those rows is taken at once, while they are there: the loss is a sum over rows, so nothing of a row is needed later.
-What stays is the gradient of the features and of the prototypes. Four matrix products per row of each table, as in the
-textbook, and none of it twice.
+`cross_entropy` starts from tables of logits and probabilities, which with 65,536 prototypes are by far the
+largest tensors of a step. Here both are made for some rows at a time from bottleneck features, and the
+gradient of those rows is taken at once, while they are there: the loss is a sum over rows, so nothing of a
+row is needed later. What stays is the gradient of features and prototypes. That takes the matrix products of
+the textbook, none of them twice.
 """
 
 from collections.abc import Sequence
@@ -16,33 +16,38 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nexus.losses.numerics import cache_size, full_dtype, no_autocast, row_slices
+from nexus.losses.numerics import TABLE, cache_size, full_dtype, no_autocast, row_slices
 from nexus.losses.prototypes import Targets
 
 
-_SCALE = 1.0
+@dataclass(frozen=True)
+class Term:
+    """What one term of the objective compares; `prototype_loss` says how."""
+
+    features: Float[Tensor, "student rows bottleneck"]
+    targets: Targets
+    """Teacher rows, crop-major: one for each teacher crop and student row."""
+    pairs: Sequence[Sequence[float]]
+    """Weight of each pair `[teacher crop][student crop]`."""
+    weight: Float[Tensor, " rows"]
+    """Weight of each row."""
 
 
 @dataclass(frozen=True)
 class PrototypeLoss:
-    """`loss` has a graph; the rest is for the record."""
+    """`loss` has a graph; the rest, one entry for each term, is for the record."""
 
     loss: Float[Tensor, ""]
-    crops: Float[Tensor, " student"]
+    crops: Sequence[Float[Tensor, " _"]]
     """The share of each student crop in the loss."""
-    entropy: Float[Tensor, ""]
+    entropy: Sequence[Float[Tensor, ""]]
     """Mean entropy of the targets, in nats; 0 without rows."""
 
 
 def prototype_loss(
-    features: Float[Tensor, "student rows bottleneck"],
-    prototypes: Float[Tensor, "prototypes bottleneck"] | None,
-    targets: Targets,
-    pairs: Sequence[Sequence[float]],
-    weight: Float[Tensor, " rows"],
-    student_temp: float,
+    prototypes: Float[Tensor, "prototypes bottleneck"] | None, terms: Sequence[Term], student_temp: float
 ) -> PrototypeLoss:
-    """Weighted sum of the cross-entropies of student rows against teacher rows.
+    """Weighted sum of cross-entropies of student rows against teacher rows, over all terms.
 
     ::
 
@@ -50,18 +55,18 @@ def prototype_loss(
         p[t, n] = targets of row t · rows + n
         loss    = sum over t, s, n of pairs[t][s] · weight[n] · cross_entropy(p[t, n], z[s, n])
 
-    Equal to the same sum over `cross_entropy`. A student crop meets the weighted mean of its targets, which is
-    the same by linearity and needs one pass. Computed in float32 (float64 stays), logits and the products for their
-    gradients in the dtype of the features. `prototypes` None: the features are the logits. Targets and weights get
-    no gradient.
+    Equal to the same sum over `cross_entropy`. A student crop meets the weighted mean of its targets, which is the
+    same by linearity and needs one pass. Computed in float32 (float64 stays); logits, and the products for their
+    gradients, in the dtype of the features. `prototypes` None: the features are the logits. Targets and weights
+    get no gradient, and `loss` can be differentiated once.
     """
-    assert len(targets) == len(pairs) * features.shape[1], (
-        "teacher rows are crop-major, one for each student row"
+    for term in terms:
+        assert len(term.targets) == len(term.pairs) * term.features.shape[1], "one teacher row for each"
+    graph = torch.is_grad_enabled()
+    loss, *record = _PrototypeLoss.apply(
+        prototypes, terms, student_temp, graph, *[term.features for term in terms]
     )
-    loss, crops, entropy = _PrototypeLoss.apply(
-        features, prototypes, targets, pairs, weight, student_temp, torch.is_grad_enabled()
-    )
-    return PrototypeLoss(loss, crops, entropy)
+    return PrototypeLoss(loss, record[: len(terms)], record[len(terms) :])
 
 
 class _PrototypeLoss(torch.autograd.Function):
@@ -70,112 +75,126 @@ class _PrototypeLoss(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        features: Tensor,
         prototypes: Tensor | None,
-        targets: Targets,
-        pairs: Sequence[Sequence[float]],
-        weight: Tensor,
+        terms: Sequence[Term],
         temp: float,
         graph: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        with no_autocast(features.device):
-            sums = _Sums(features, prototypes, targets, pairs, weight, temp, gradients=graph)
-            for part in row_slices(features.shape[1], targets.logits.shape[1] * sums.tables):
-                sums.add(part)
-        ctx.save_for_backward(sums.to_features, sums.to_prototypes)
-        crops = (sums.losses * sums.weight).sum(dim=1)
-        entropy = sums.entropy / max(1, len(targets))
-        ctx.mark_non_differentiable(crops, entropy)
-        return crops.sum(), crops, entropy
+        *features: Tensor,
+    ) -> tuple[Tensor, ...]:
+        slope = _PrototypeSlope(prototypes) if graph else None
+        with no_autocast(features[0].device):
+            sums = [
+                _Sums(x.detach(), prototypes, term, temp, slope)
+                for x, term in zip(features, terms, strict=True)
+            ]
+        ctx.save_for_backward(*[term.to_features for term in sums])
+        ctx.prototypes = slope
+        crops = [(term.losses * term.weight).sum(dim=1) for term in sums]
+        entropy = [term.entropy / max(1, len(term.targets)) for term in sums]
+        ctx.mark_non_differentiable(*crops, *entropy)
+        return torch.cat(crops).sum(), *crops, *entropy
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        features, prototypes = ctx.saved_tensors
-        to_prototypes = None if prototypes is None else prototypes * grad
-        return features * grad, to_prototypes, None, None, None, None, None
+        assert ctx.prototypes is not None, "the gradient is taken once"
+        to_prototypes, ctx.prototypes = ctx.prototypes.total, None
+        if to_prototypes is not None:
+            to_prototypes.mul_(grad)
+        return to_prototypes, None, None, None, *[part * grad for part in ctx.saved_tensors]
+
+
+class _PrototypeSlope:
+    """The gradient of the prototypes, gathered over rows in full precision."""
+
+    def __init__(self, prototypes: Tensor | None) -> None:
+        self.total = (
+            None if prototypes is None else torch.zeros_like(prototypes, dtype=full_dtype(prototypes.dtype))
+        )
+
+    def add(self, slopes: Tensor, features: Tensor) -> None:
+        """Add `slopes.T @ features`."""
+        assert self.total is not None
+        if features.dtype == self.total.dtype:
+            self.total.addmm_(slopes.T, features)
+        else:
+            self.total += slopes.T @ features
 
 
 class _Sums:
-    """Losses and gradients of the rows so far."""
+    """Losses and gradients of one term, gathered over some rows at a time."""
 
     def __init__(
         self,
         features: Tensor,
         prototypes: Tensor | None,
-        targets: Targets,
-        pairs: Sequence[Sequence[float]],
-        weight: Tensor,
+        term: Term,
         temp: float,
-        *,
-        gradients: bool,
+        slope: _PrototypeSlope | None,
     ) -> None:
         self.dtype = full_dtype(features.dtype)
-        self.targets, self.temp, self.gradients = targets, temp, gradients
+        self.features, self.targets, self.temp, self.slope = features, term.targets, temp, slope
+        self.prototypes = None if prototypes is None else prototypes.detach().to(features.dtype)
         students, rows, _ = features.shape
-        self.tables = students + len(pairs)
-        self.features = features
-        self.prototypes = None if prototypes is None else prototypes.to(features.dtype)
-        self.teacher = targets.logits.features.unflatten(0, (len(pairs), rows))
-        mass = [sum(column) for column in zip(*pairs, strict=True)]
+        self.teacher = term.targets.logits.features.unflatten(0, (len(term.pairs), rows))
+        columns = list(zip(*term.pairs, strict=True))
+        mass = [sum(column) for column in columns]
         self.mixtures = [
-            tuple(pair / max(total, 1e-30) for pair in column)
-            for column, total in zip(zip(*pairs, strict=True), mass, strict=True)
+            tuple(pair / (total or 1.0) for pair in column)
+            for column, total in zip(columns, mass, strict=True)
         ]
-        self.weight = torch.stack([weight.to(self.dtype) * total for total in mass])
+        self.weight = torch.stack([term.weight.to(self.dtype) * total for total in mass])
         self.losses = features.new_zeros(students, rows, dtype=self.dtype)
         self.entropy = features.new_zeros((), dtype=self.dtype)
-        self.to_features = torch.zeros_like(features, dtype=self.dtype) if gradients else None
-        self.to_prototypes = None
-        if gradients and prototypes is not None:
-            self.to_prototypes = torch.zeros_like(prototypes, dtype=self.dtype)
+        self.to_features = torch.zeros_like(features, dtype=self.dtype)
+        width = term.targets.logits.shape[1] * (students + len(term.pairs))
+        for part in row_slices(rows, width, TABLE):
+            self._add(part)
 
-    def add(self, part: slice) -> None:
+    def _add(self, part: slice) -> None:
         """Take in some rows of every crop."""
         x = (self.features[:, part].to(self.dtype) / self.temp).to(self.features.dtype)
-        teacher = _logits(self.teacher[:, part], self.targets.logits.prototypes)
-        table = _logits(x, self.prototypes)
+        teacher = _table(self.teacher[:, part], self.targets.logits.prototypes)
+        table = _table(x, self.prototypes)
         for block in row_slices(table.shape[1], table.shape[2], cache_size(table.device)):
-            self._block(part.start, block, teacher[:, block], table[:, block])
-        if self.gradients:
+            rows = slice(part.start + block.start, part.start + block.stop)
+            self._block(rows, teacher[:, block], table[:, block])
+        if self.slope is not None:
             self._gradients(part, x, table)
 
-    def _block(self, start: int, block: slice, teacher: Tensor, table: Tensor) -> None:
-        """Losses of a few rows, which stay in the processor's cache; `table` becomes the slope of each logit."""
-        rows = slice(start + block.start, start + block.stop)
+    def _block(self, rows: slice, teacher: Tensor, table: Tensor) -> None:
+        """Losses of a few rows, small enough for a processor's cache; `table` becomes the slope of each logit."""
         probs = []
         for logits in teacher:
             log_p = self.targets.log_probs(logits)
             probs.append(log_p.exp())
             self.entropy -= log_p.mul_(probs[-1]).sum()
-        mixed: dict[tuple[float, ...], Tensor] = {}
+        mixed = {mixture: _mix(probs, mixture) for mixture in set(self.mixtures)}
         for crop, mixture in enumerate(self.mixtures):
-            if mixture not in mixed:
-                mixed[mixture] = _mix(probs, mixture)
             log_q = table[crop].to(self.dtype).log_softmax(dim=1)
             self.losses[crop, rows] = -(mixed[mixture] * log_q).sum(dim=1)
-            if self.gradients:
-                table[crop] = log_q.exp_().sub_(mixed[mixture]).mul_(_SCALE)
+            if self.slope is not None:
+                table[crop] = log_q.exp_().sub_(mixed[mixture]).mul_(_scale(table.dtype))
 
     def _gradients(self, part: slice, x: Tensor, slopes: Tensor) -> None:
-        """Add what the rows' slopes ask of features and prototypes."""
-        weight = self.weight[:, part, None]
-        assert self.to_features is not None
+        """What the slopes of some rows ask of features and prototypes."""
+        weight = self.weight[:, part, None] / _scale(slopes.dtype)
         if self.prototypes is None:
             self.to_features[:, part] = slopes * (weight / self.temp)
             return
+        assert self.slope is not None
         slopes = slopes.flatten(0, 1)
         back = (slopes @ self.prototypes).to(self.dtype).unflatten(0, weight.shape[:2])
         self.to_features[:, part] = back * (weight / self.temp)
-        assert self.to_prototypes is not None
-        weighted = (x * weight.to(x.dtype)).flatten(0, 1)
-        if x.dtype == self.dtype:
-            self.to_prototypes.addmm_(slopes.T, weighted)
-        else:
-            self.to_prototypes += slopes.T @ weighted
+        self.slope.add(slopes, (x * weight).to(x.dtype).flatten(0, 1))
 
 
-def _logits(features: Tensor, prototypes: Tensor | None) -> Tensor:
+def _scale(dtype: torch.dtype) -> float:
+    """float16 would lose slopes as small as 1 / prototypes; a power of two costs no precision."""
+    return 1024.0 if dtype is torch.float16 else 1.0
+
+
+def _table(features: Tensor, prototypes: Tensor | None) -> Tensor:
     """A table (crops, rows, prototypes) of its own, which may be written over."""
     if prototypes is None:
         return features.clone()

@@ -24,6 +24,7 @@ from nexus.log import attach_file, detach, logger
 from nexus.training.config import Schedules, TrainConfig
 from nexus.training.guards import Guards
 from nexus.training.interrupt import Interrupt, graceful_stop
+from nexus.training.memory import keep_freed_memory
 from nexus.training.metrics import Clock, append_line, read_lines
 from nexus.training.online_eval import OnlineKNN
 from nexus.training.progress import TrainProgress
@@ -57,6 +58,8 @@ def run(config: TrainConfig, dataset: ImageDataset, folder: RunFolder) -> RunRes
             folder.write_settings(dump_yaml(config))
         with _log_into(folder.log):
             device = torch.device(config.compute.device)
+            if device.type == "cpu":
+                keep_freed_memory()
             if config.compute.threads:
                 torch.set_num_threads(config.compute.threads)
             state = build_state(config, device, resuming=done > 0)

@@ -28,14 +28,14 @@ from nexus.losses import (
     Centering,
     Logits,
     Targets,
+    Term,
     build_centering,
-    koleo_loss,
     pair_weights,
     prototype_loss,
 )
 from nexus.models.ssl.base import BaseSSL
 from nexus.models.ssl.head import DINOv2Head
-from nexus.models.ssl.objective import Asked, ObjectiveConfig
+from nexus.models.ssl.objective import Asked, ObjectiveConfig, Spread, sum_of_koleo
 from nexus.models.vision import ViTConfig, architecture, build_backbone
 
 __all__ = ["DINOv2", "DINOv2Head", "MultiCropAugmentation", "ObjectiveConfig"]
@@ -173,7 +173,10 @@ class DINOv2(BaseSSL):
         if self.objective.ibot_weight > 0:
             head = self.teacher_patch_head or self.teacher_head
             patches = self._targets([rows for _, rows in seen], head, self.patch_centering, temperature)
-        return [Asked(temperature, *parts) for parts in zip(cls, patches, strict=True)]
+        koleo: Sequence[Spread | None] = [None] * len(seen)
+        if self.objective.koleo_weight > 0 and len(seen) > 1:
+            koleo = self._spread(micro_batches)
+        return [Asked(temperature, *parts) for parts in zip(cls, patches, koleo, strict=True)]
 
     def _teacher_sees(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Bottleneck features of CLS tokens and masked patches of the unmasked global crops."""
@@ -192,6 +195,28 @@ class DINOv2(BaseSSL):
         both = head.bottleneck(torch.cat([cls, masked]))
         return both[: len(cls)], both[len(cls) :]
 
+    def _spread(self, micro_batches: Sequence[Batch]) -> list[Spread]:
+        """KoLeo over the whole step and its slope, from a first look of the student at all micro-batches.
+
+        Nearest neighbours may lie in other micro-batches, so their features must be known before the first
+        backward pass. The second look draws the same stochastic depth: each begins with the same seed.
+        """
+        seeds = torch.randint(2**62, (len(micro_batches),)).tolist()
+        looks = []
+        for batch, seed in zip(micro_batches, seeds, strict=True):
+            torch.manual_seed(seed)
+            grid = batch.masks.grid if self.objective.ibot_weight > 0 else None
+            looks.append(self.student_backbone.read(batch.global_crops, grid)[0].unflatten(0, (2, -1)))
+        crops = torch.cat(looks, dim=1).requires_grad_()
+        with torch.enable_grad():
+            loss = sum_of_koleo(crops)
+        (slope,) = torch.autograd.grad(loss, crops)
+        parts = slope.split([batch.images for batch in micro_batches], dim=1)
+        return [
+            Spread(seed, loss.detach(), len(seeds) * part.flatten(0, 1))
+            for seed, part in zip(seeds, parts, strict=True)
+        ]
+
     @staticmethod
     def _targets(
         rows: Sequence[Tensor], head: DINOv2Head, centering: Centering, temperature: float
@@ -205,6 +230,8 @@ class DINOv2(BaseSSL):
     def _student_losses(self, batch: Batch, asked: Asked) -> tuple[Tensor, dict[str, Tensor]]:
         """Every loss term of the student, weighted and named, and their sum."""
         want, images = self.objective, batch.images
+        if asked.koleo is not None:
+            torch.manual_seed(asked.koleo.seed)
         masks = batch.masks if want.ibot_weight > 0 else None
         grid, hidden = (masks.grid, masks.index) if masks else (None, None)
         cls_global, masked = self.student_backbone.read(batch.global_crops, grid, hidden)
@@ -212,51 +239,48 @@ class DINOv2(BaseSSL):
         if batch.local_crops.shape[0]:
             cls_all = torch.cat([cls_global, self.student_backbone.read(batch.local_crops)[0]])
         cls, patches = self._narrow(self.student_head, self.student_patch_head, cls_all, masked)
-        prototypes = self.student_head.prototypes
-
         crops = 2 + batch.local_count
-        dino = prototype_loss(
+        dino = Term(
             cls.unflatten(0, (crops, images)),
-            prototypes,
             asked.cls,
             pair_weights(2, crops),
             torch.full((images,), want.dino_weight / images, device=cls.device),
-            want.student_temp,
         )
-        losses = [dino.loss]
-        terms = {"dino_global": dino.crops[:2].sum()}
-        if batch.local_crops.shape[0]:
-            terms["dino_local"] = dino.crops[2:].sum()
-        entropies = {"teacher/entropy": dino.entropy}
+        ibot = None
         if asked.patches is not None:
-            if self.student_patch_head is not None:
-                prototypes = self.student_patch_head.prototypes
-            ibot = prototype_loss(
-                patches.unsqueeze(0),
-                prototypes,
-                asked.patches,
-                [[1.0]],
-                batch.masks.weight * (want.ibot_weight / (2 * images)),
-                want.student_temp,
-            )
-            losses.append(ibot.loss)
-            terms["ibot"] = ibot.loss.detach()
-            entropies["teacher/patch_entropy"] = ibot.entropy
+            weight = batch.masks.weight * (want.ibot_weight / (2 * images))
+            ibot = Term(patches.unsqueeze(0), asked.patches, [[1.0]], weight)
+        loss, metrics = self._cross_entropies(dino, ibot)
         if want.koleo_weight > 0:
-            koleo = want.koleo_weight * torch.stack([koleo_loss(crop) for crop in cls_global.chunk(2)]).sum()
-            losses.append(koleo)
-            terms["koleo"] = koleo.detach()
-        loss = torch.stack(losses).sum()
-        return loss, self._metrics(batch, asked, loss, terms) | entropies
+            spread = asked.koleo.loss_at(cls_global) if asked.koleo else sum_of_koleo(cls_global.chunk(2))
+            koleo = want.koleo_weight * spread
+            loss = loss + koleo
+            metrics["loss/koleo"] = koleo.detach()
+        return loss, metrics | self._references(batch, asked, loss)
+
+    def _cross_entropies(self, dino: Term, ibot: Term | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """DINO and iBOT, and what there is to say of them; together where they share the prototypes."""
+        head, temp = self.student_head, self.objective.student_temp
+        if ibot is None or self.student_patch_head is None:
+            terms = [dino] if ibot is None else [dino, ibot]
+            results = [prototype_loss(head.prototypes, terms, temp)]
+        else:
+            pairs = (head, dino), (self.student_patch_head, ibot)
+            results = [prototype_loss(net.prototypes, [term], temp) for net, term in pairs]
+        crops = [part for result in results for part in result.crops]
+        entropy = [part for result in results for part in result.entropy]
+        metrics = {"loss/dino_global": crops[0][:2].sum(), "teacher/entropy": entropy[0]}
+        if len(crops[0]) > 2:
+            metrics["loss/dino_local"] = crops[0][2:].sum()
+        if ibot is not None:
+            metrics |= {"loss/ibot": crops[1].sum(), "teacher/patch_entropy": entropy[1]}
+        return torch.stack([result.loss for result in results]).sum(), metrics
 
     @torch.no_grad()
-    def _metrics(
-        self, batch: Batch, asked: Asked, loss: Tensor, terms: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """Loss terms, each beside the value that it has while every output is uniform."""
+    def _references(self, batch: Batch, asked: Asked, loss: Tensor) -> dict[str, Tensor]:
+        """The whole loss, what its terms would be if every output were uniform, and scheduled values."""
         want = self.objective
         metrics = {"loss": loss.detach()}
-        metrics.update({f"loss/{name}": term for name, term in terms.items()})
         crops = 2 + batch.local_count
         pairs = 2 * (crops - 1)
         uniform = want.dino_weight * math.log(want.out_dim)

@@ -1,14 +1,16 @@
 """What DINOv2 is trained for, and what its teacher asks of the student."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from nexus.config import Config, Share
-from nexus.losses import Targets
+from nexus.losses import Targets, koleo_loss
 
 
 class ObjectiveConfig(Config):
@@ -45,6 +47,28 @@ class ObjectiveConfig(Config):
 
 
 @dataclass(frozen=True)
+class Spread:
+    """KoLeo over all micro-batches of a step, as one of them contributes to it."""
+
+    seed: int
+    """Random state before the micro-batch."""
+    loss: Float[Tensor, ""]
+    """The value over the whole step."""
+    slope: Float[Tensor, "crops dim"]
+    """Its gradient at this micro-batch's CLS features, times the number of micro-batches, over which is averaged."""
+
+    def loss_at(self, cls: Float[Tensor, "crops dim"]) -> Float[Tensor, ""]:
+        """The value, with a graph that sends the slope to the features."""
+        product = (cls.to(self.slope.dtype) * self.slope).sum()
+        return self.loss + (product - product.detach())
+
+
+def sum_of_koleo(crops: Iterable[Float[Tensor, "batch dim"]]) -> Float[Tensor, ""]:
+    """KoLeo of each crop by itself, summed."""
+    return torch.stack([koleo_loss(crop) for crop in crops]).sum()
+
+
+@dataclass(frozen=True)
 class Asked:
     """What the teacher asks of the student for one micro-batch, under the statistics of the whole step."""
 
@@ -53,5 +77,5 @@ class Asked:
     """One row for each global crop, crop-major."""
     patches: Targets | None
     """One row for each masked patch; none where iBOT is off."""
-    koleo: tuple[Float[Tensor, ""], Float[Tensor, "crops dim"]] | None = None
-    """KoLeo over the whole step, and its slope at this micro-batch's CLS features; none for a single micro-batch."""
+    koleo: Spread | None = None
+    """Only where a step has several micro-batches."""
