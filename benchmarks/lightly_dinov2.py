@@ -1,9 +1,9 @@
-"""One training step of lightly's DINOv2 example, from lightly's parts, as its documentation puts them together.
+"""One training step of lightly's DINOv2 example, from lightly's parts, put together as it does.
 
-The example is `examples/pytorch/dinov2.py` of lightly 1.6: timm's ViT with LayerScale and a mask token, one head for
-CLS tokens and patches, a moving centre, the student twice (global, then local crops), AdamW over all parameters,
-drop path 0.1. Written here in our own words; what is left out costs nothing worth measuring (schedules, logging).
-bf16 is what its documentation recommends elsewhere: autocast around forward and losses.
+The example is `examples/pytorch/dinov2.py` of lightly 1.6: timm's ViT with LayerScale and a mask token, one
+head for CLS tokens and patches, a moving centre, the student twice (global, then local crops), AdamW over all
+parameters, drop path 0.1. Written here in our own words; what is left out costs nothing worth measuring
+(schedules, logging). The example has no half precision: bf16 is autocast around forward and losses.
 """
 
 import copy

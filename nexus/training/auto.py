@@ -14,6 +14,7 @@ import torch
 
 from nexus.config import Tree, from_dotted, merge
 from nexus.models.vision import architecture
+from nexus.training.acceleration import why_not_compiled
 from nexus.training.config import TrainConfig
 
 
@@ -112,6 +113,9 @@ def _compute(now: _Chooser) -> None:
     half = has_fast_bf16(kind)
     reason = f"this {kind} has {'fast' if half else 'no fast'} bf16 arithmetic"
     now.choose("compute.precision", "bf16" if half else "fp32", reason)
+    wanted = kind == "cuda" and not why_not_compiled(torch.device(kind))
+    reason = "compiled blocks are faster on a GPU" if wanted else f"compiling gains little on this {kind}"
+    now.choose("compute.compile", wanted, reason)
     cores = os.cpu_count() or 1
     workers = min(cores, 16) if kind == "cuda" else 0
     reason = "one for each core" if workers else "the CPU is busy training; cropping takes turns with it"

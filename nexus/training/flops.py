@@ -17,33 +17,42 @@ from nexus.training.config import TrainConfig
 from nexus.training.state import vit_config
 
 
-def step_flops(config: TrainConfig) -> float:
-    """Floating-point operations of one step over all micro-batches, with the expected number of masked patches."""
+def step_flops(config: TrainConfig, masked: float | None = None) -> float:
+    """Floating-point operations of one step over all micro-batches.
+
+    `masked` is the number of masked patches in a micro-batch; left out, the expected number.
+    """
     vit = vit_config(config.model, config.crops.global_size)
     parts = config.schedule.accumulation
     images = config.schedule.batch_size // parts
     crops, masks, want = config.crops, config.masks, config.objective
-    patches = (crops.global_size // vit.patch_size) ** 2
-    share = masks.probability * (masks.ratio_min + masks.ratio_max) / 2
-    masked = 2 * images * patches * share if want.ibot_weight > 0 else 0.0
-    teacher = backbone_flops(vit, 2 * images, crops.global_size, train=False)
-    student = backbone_flops(vit, 2 * images, crops.global_size, train=True)
-    if crops.local_number:
-        student += backbone_flops(vit, crops.local_number * images, crops.local_size, train=True)
+    if masked is None:
+        patches = (crops.global_size // vit.patch_size) ** 2
+        masked = 2 * images * patches * masks.probability * (masks.ratio_min + masks.ratio_max) / 2
+    if want.ibot_weight == 0:
+        masked = 0.0
+    side = crops.global_size
+    teacher = backbone_flops(vit, 2 * images, side, 2 * images + masked, train=False)
+    student = backbone_flops(vit, 2 * images, side, 2 * images + masked, train=True)
+    local = crops.local_number * images
+    if local:
+        student += backbone_flops(vit, local, crops.local_size, local, train=True)
     heads = head_flops(want, vit.embed_dim, 2 * images, masked)
     heads += 3 * head_flops(want, vit.embed_dim, (2 + crops.local_number) * images, masked)
     return parts * (teacher + student + heads)
 
 
-def backbone_flops(vit: ViTConfig, images: int, side: int, *, train: bool) -> float:
-    """Operations of one forward pass, or with `train` of forward and backward with stochastic depth."""
+def backbone_flops(vit: ViTConfig, images: int, side: int, rows: float, *, train: bool) -> float:
+    """Operations of one forward pass that reads `rows` tokens, or with `train` of forward and backward."""
     grid = side // vit.patch_size
     tokens = 1 + vit.num_register_tokens + grid**2
     dim, factor = vit.embed_dim, 3 if train else 1
     active = kept_samples(images, vit.drop_path_rate) if train else images
     embed = 2.0 * images * grid**2 * vit.in_chans * vit.patch_size**2 * dim * min(factor, 2)
-    attention = 2.0 * tokens * 4 * dim**2 + 4.0 * tokens**2 * dim
-    return embed + factor * vit.depth * active * (attention + tokens * _ffn_flops(vit))
+    attention = active * (2.0 * tokens * 3 * dim**2 + 4.0 * tokens**2 * dim)
+    token_by_token = 2.0 * dim**2 + _ffn_flops(vit)  # projection and feed-forward layer
+    whole = attention + active * tokens * token_by_token
+    return embed + factor * ((vit.depth - 1) * whole + attention + rows * token_by_token)
 
 
 def head_flops(want: ObjectiveConfig, dim: int, cls_rows: float, patch_rows: float) -> float:
