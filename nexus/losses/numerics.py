@@ -35,3 +35,8 @@ def row_slices(rows: int, columns: int, most: int | None = None) -> Iterator[sli
     step = max(1, (most or WORKSPACE) // max(1, columns))
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
+
+
+def table_slices(rows: int, columns: int) -> Iterator[slice]:
+    """Consecutive slices of `range(rows)`, each a table of at most `TABLE` elements."""
+    return row_slices(rows, columns, TABLE)

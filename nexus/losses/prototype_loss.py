@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nexus.losses.numerics import TABLE, cache_size, full_dtype, no_autocast, row_slices
+from nexus.losses.numerics import cache_size, full_dtype, no_autocast, row_slices, table_slices
 from nexus.losses.prototypes import Targets
 
 
@@ -148,7 +148,7 @@ class _Sums:
         self.entropy = features.new_zeros((), dtype=self.dtype)
         self.to_features = torch.zeros_like(features, dtype=self.dtype)
         width = term.targets.logits.shape[1] * (students + len(term.pairs))
-        for part in row_slices(rows, width, TABLE):
+        for part in table_slices(rows, width):
             self._add(part)
 
     def _add(self, part: slice) -> None:
@@ -156,6 +156,8 @@ class _Sums:
         x = (self.features[:, part].to(self.dtype) / self.temp).to(self.features.dtype)
         teacher = _table(self.teacher[:, part], self.targets.logits.prototypes)
         table = _table(x, self.prototypes)
+        if table.dtype is torch.float16:  # which would lose slopes as small as 1 / prototypes
+            table = table.to(self.dtype)
         for block in row_slices(table.shape[1], table.shape[2], cache_size(table.device)):
             rows = slice(part.start + block.start, part.start + block.stop)
             self._block(rows, teacher[:, block], table[:, block])
@@ -174,24 +176,19 @@ class _Sums:
             log_q = table[crop].to(self.dtype).log_softmax(dim=1)
             self.losses[crop, rows] = -(mixed[mixture] * log_q).sum(dim=1)
             if self.slope is not None:
-                table[crop] = log_q.exp_().sub_(mixed[mixture]).mul_(_scale(table.dtype))
+                table[crop] = log_q.exp_().sub_(mixed[mixture])
 
     def _gradients(self, part: slice, x: Tensor, slopes: Tensor) -> None:
         """What the slopes of some rows ask of features and prototypes."""
-        weight = self.weight[:, part, None] / _scale(slopes.dtype)
+        weight = self.weight[:, part, None]
         if self.prototypes is None:
             self.to_features[:, part] = slopes * (weight / self.temp)
             return
         assert self.slope is not None
         slopes = slopes.flatten(0, 1)
-        back = (slopes @ self.prototypes).to(self.dtype).unflatten(0, weight.shape[:2])
+        back = (slopes @ self.prototypes.to(slopes.dtype)).to(self.dtype).unflatten(0, weight.shape[:2])
         self.to_features[:, part] = back * (weight / self.temp)
-        self.slope.add(slopes, (x * weight).to(x.dtype).flatten(0, 1))
-
-
-def _scale(dtype: torch.dtype) -> float:
-    """float16 would lose slopes as small as 1 / prototypes; a power of two costs no precision."""
-    return 1024.0 if dtype is torch.float16 else 1.0
+        self.slope.add(slopes, (x * weight).to(slopes.dtype).flatten(0, 1))
 
 
 def _table(features: Tensor, prototypes: Tensor | None) -> Tensor:
