@@ -129,7 +129,7 @@ def contestant(pipe: Connection, name: str, precision: str, options: argparse.Na
 
 
 def measure(options: argparse.Namespace) -> tuple[dict[tuple[str, str], Turns], dict[str, float]]:
-    """All contestants in all precisions, taking turns, the first round to warm up; and the best matmul rates."""
+    """All contestants, taking turns, the first round to warm up; and the best matmul rates."""
     spawn = multiprocessing.get_context("spawn")
     pipes: dict[tuple[str, str], Connection] = {}
     for precision in options.precisions:

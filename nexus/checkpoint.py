@@ -222,6 +222,18 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(path: Path) -> None:
+    """Make the folder that results are going to be written to; `RunError` where that is impossible."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"the folder {path} cannot be made: {error.strerror or error}; choose another --out"
+        ) from None
+    if not os.access(path, os.W_OK):
+        raise RunError(f"nothing may be written to {path}; mend its permissions, or choose another --out")
+
+
 def write_atomic(path: Path, text: str) -> None:
     """Write a small text file so that it is either the old or the new one, never half of it."""
     temporary = path.with_name(f".{path.name}.writing")

@@ -58,7 +58,7 @@ def fields(kind: type[Config], prefix: str = "") -> dict[str, str]:
 
 
 def read_yaml(path: Path) -> Tree:
-    """The mapping in a YAML file; an empty file is an empty mapping."""
+    """The mapping in a YAML file, dotted keys as nested ones; an empty file is an empty mapping."""
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
@@ -69,11 +69,24 @@ def read_yaml(path: Path) -> Tree:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ConfigError(f"{path} should hold `key: value` pairs, such as `optim: {{lr: 1e-3}}`")
-    return values
+    return from_dotted(values)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 but for numbers: `1e-3` is one, as everywhere else."""
+    """YAML 1.1, but `1e-3` is a number, as everywhere else, and a key that is written twice an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping of a node; the YAML library alone would quietly keep the last of two equal keys."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE_KEY:
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(problem=f"{key.value!r} twice", problem_mark=key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_MERGE_KEY = "tag:yaml.org,2002:merge"
 
 
 _Loader.add_implicit_resolver(
@@ -130,6 +143,8 @@ def from_dotted(values: Mapping[str, Any]) -> Tree:
     """`{"optim.lr": 1e-3}` as `{"optim": {"lr": 1e-3}}`."""
     tree: Tree = {}
     for dotted, value in values.items():
+        if not isinstance(dotted, str):
+            raise ConfigError(f"{dotted!r} is not the name of a setting; write it as in 'optim.lr'")
         branch: Any = value
         for part in reversed(dotted.split(".")):
             branch = {part: branch}
@@ -186,7 +201,7 @@ def _explain(kind: type[Config], path: list[str], value: Any, problem: Any) -> s
     if problem["type"] == "value_error":
         return f"{shown} {problem['ctx']['error']}"
     example = field.default
-    hint = "" if example is None or field.is_required() else f"; for example {key}={_plain(example)}"
+    hint = "" if example in (None, "") or field.is_required() else f"; for example {key}={_plain(example)}"
     return f"{shown} should be {_rule(problem)}{hint}"
 
 
@@ -198,6 +213,8 @@ def _explain_section(kind: type[Config], path: list[str], value: Any, problem: A
         leaf = re.match(r"\w+", message)
         return prefix + message if leaf and _field(kind, [*path, leaf[0]]) else message
     first = next((key for key in fields(kind) if key.startswith(prefix)), prefix)
+    if value is None:
+        return f"{prefix[:-1]} is an empty section; leave it out, or set one of its keys, such as {first}=..."
     return f"{prefix[:-1]}={value} sets a whole section; set one of its keys, such as {first}=..."
 
 
@@ -217,10 +234,10 @@ _RULES = {
     "finite_number": "a finite number",
     "bool": "true or false",
     "string": "text",
-    "greater_than_equal": "{ge:g} or more",
-    "greater_than": "more than {gt:g}",
-    "less_than_equal": "{le:g} or less",
-    "less_than": "less than {lt:g}",
+    "greater_than_equal": "{ge:.10g} or more",
+    "greater_than": "more than {gt:.10g}",
+    "less_than_equal": "{le:.10g} or less",
+    "less_than": "less than {lt:.10g}",
     "tuple": "a list, such as [0.4, 1.0]",
     "too_short": "a list of {min_length}",
     "too_long": "a list of {max_length}",

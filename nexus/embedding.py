@@ -14,14 +14,25 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeGuard
 
 import numpy as np
 from torch import nn
 
+from nexus.checkpoint import make_folder
 from nexus.data.datasets import open_dataset
 from nexus.errors import ConfigError, DataError, RunError, choose
-from nexus.features import FeatureRows, Features, ImageSource, View, collect, image_size, iterate, make_view
+from nexus.features import (
+    Backbone,
+    FeatureRows,
+    Features,
+    ImageSource,
+    View,
+    collect,
+    image_size,
+    iterate,
+    make_view,
+)
 
 Encoder = Literal["teacher", "student"]
 """Which backbone of a run folder."""
@@ -63,17 +74,33 @@ def embed(
     elif patches:
         raise ConfigError("patches=True needs out=FILE: patch features are written, never held in memory")
     backbone = load_backbone(model, encoder)
-    dataset: ImageSource = open_dataset(data) if isinstance(data, str | Path | list | tuple) else data
+    dataset: ImageSource = (
+        data if isinstance(data, ImageSource) and not _is_spec(data) else open_dataset(data)
+    )
     rows = iterate(backbone, dataset, view, patches=patches, progress=progress)
     if out is not None:
         rows = _written(Path(out), rows)
     return collect(rows, len(dataset), size=image_size(backbone, view.size))
 
 
+def _is_spec(data: object) -> TypeGuard[str | Path | Sequence[str | Path]]:
+    """Whether these are names of sources; text and lists have a length and items, as data sets do."""
+    return isinstance(data, str | Path | list | tuple) or not isinstance(data, ImageSource)
+
+
 def load_backbone(model: str | Path | nn.Module, encoder: Encoder = "teacher") -> Any:
     """`model` itself if it is a module, else what `nexus.load` makes of it."""
     if isinstance(model, nn.Module):
+        if not isinstance(model, Backbone):
+            raise ConfigError(
+                f"a {type(model).__name__} is no backbone: it lacks embed_dim, patch_size, forward_features "
+                "or get_intermediate_layers; of a DINOv2 pass model.teacher_backbone"
+            )
         return model
+    if not isinstance(model, str | Path):
+        raise ConfigError(
+            f"model={model!r} is no model; give a run folder, a weight file, a name or a module"
+        )
     from nexus import weights
 
     return weights.load(model, encoder=encoder)
@@ -102,7 +129,7 @@ def check_out(out: Path, overwrite: bool = False) -> None:
 
 def _written(out: Path, batches: Iterable[FeatureRows]) -> Iterator[FeatureRows]:
     """Hand the batches through, write them on the way, and name the files after the last one."""
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     writer = _WRITERS[out.suffix.lower()](folder)
     count, closed = 0, False

@@ -149,8 +149,8 @@ class View:
             raise ConfigError(unknown("precision", self.precision, ("fp32", *AUTOCAST)))
         for name, least in (("size", 1), ("resize", 1), ("batch_size", 1), ("workers", 0)):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigError(f"{name}={value} must be at least {least}")
+            if value is not None and (not isinstance(value, int) or value < least):
+                raise ConfigError(f"{name}={value!r} must be a whole number, at least {least}")
 
 
 def image_size(backbone: Backbone, size: int | None = None) -> int:

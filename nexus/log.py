@@ -2,6 +2,8 @@
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from nexus.distributed import is_main
@@ -27,16 +29,18 @@ class _Console(logging.StreamHandler):
         super().emit(record)
 
 
-def attach_file(path: Path) -> logging.Handler:
-    """Copy every message to `path`, with the time; give the result to `detach` in the end."""
+@contextmanager
+def copied_to(path: Path) -> Iterator[None]:
+    """Within the block every message goes to `path` too, with the time, also where nobody called `set_up`."""
     handler = logging.FileHandler(path, mode="a", encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    level = logger.level
     if is_main():
+        logger.setLevel(level or logging.INFO)
         logger.addHandler(handler)
-    return handler
-
-
-def detach(handler: logging.Handler) -> None:
-    """Stop copying messages to a file."""
-    logger.removeHandler(handler)
-    handler.close()
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+        handler.close()

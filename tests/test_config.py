@@ -154,6 +154,18 @@ def test_yaml_round_trip(tmp_path: Path) -> None:
     assert read_yaml(file) == {}
 
 
+def test_yaml_takes_dotted_keys_like_every_other_door(tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text("inner.size: 7\ninner: {rate: 1e-3}\n")
+    assert read_yaml(file) == {"inner": {"size": 7, "rate": 1e-3}}
+
+
+def test_yaml_keeps_its_own_ways_to_repeat(tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\n")
+    assert read_yaml(file)["b"] == {"x": 1, "y": 3}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -161,6 +173,8 @@ def test_yaml_round_trip(tmp_path: Path) -> None:
         (b"- a", "should hold `key: value` pairs"),
         (b"just words", "should hold `key: value` pairs"),
         (b"1: 2", "should hold `key: value` pairs"),
+        (b"a: 1\nb: {c: 1}\na: 2", "is not valid YAML: line 3: 'a' twice"),
+        (b"b: {c: 1, c: 2}", "is not valid YAML: line 1: 'c' twice"),
         (b"a: \xff\xfe", "is not valid YAML"),
         (b"a: \x00", "is not valid YAML"),
         (None, "No such file"),

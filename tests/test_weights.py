@@ -109,6 +109,12 @@ def test_the_tensor_file_alone_is_enough(tmp_path: Path) -> None:
     assert_same(model, loaded)
 
 
+def test_whoever_may_read_the_description_may_read_the_weights(tmp_path: Path) -> None:
+    save(VisionTransformer(img_size=28, patch_size=14, embed_dim=32, depth=1, num_heads=2), tmp_path)
+    modes = {path.name: path.stat().st_mode for path in tmp_path.iterdir()}
+    assert modes["model.safetensors"] == modes["config.json"]
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = small()
     save(first, tmp_path)

@@ -197,23 +197,26 @@ def evaluate(
     precision: Precision = "fp32",
     batch_size: BatchSize = 64,
     workers: Workers = 0,
-    out: Annotated[Path | None, _option("folder or .json file", group=RESULT, metavar="PATH")] = None,
+    out: Annotated[
+        Path | None, _option("folder or .json file (RUN/evals)", group=RESULT, metavar="PATH")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Measure frozen features on labelled images."""
     from nexus.cli.show import eval_table, progress_bar
     from nexus.evals import evaluate as run_evaluation
+    from nexus.evals.evaluation import place_in_run
     from nexus.log import set_up
 
     set_up()
-    tasks = [name.strip() for name in task.split(",") if name.strip()]
+    place = place_in_run(model) if out is None else out
     with progress_bar("features") as progress:
         result = run_evaluation(
             data,
             model,
-            tasks,
-            out=out,
-            overwrite=overwrite,
+            task,
+            out=place,
+            overwrite=overwrite or out is None,
             encoder=choose(encoder, _ENCODERS, "encoder"),
             limit=limit,
             size=size,
@@ -223,7 +226,7 @@ def evaluate(
             workers=workers,
             progress=progress,
         )
-    eval_table(result)
+    eval_table(result, place)
 
 
 @app.command(cls=GroupedCommand)

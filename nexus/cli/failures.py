@@ -44,8 +44,8 @@ def explain(error: BaseException) -> tuple[str, int]:
         return "interrupted", 130
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return (
-            "out of memory; use a smaller batch (--batch-size), smaller crops or a smaller model, or split "
-            "the batch with schedule.accumulation=2",
+            "out of memory; use a smaller batch (--batch-size), smaller images or a smaller model; training "
+            "can also split the batch with schedule.accumulation=2",
             2,
         )
     if isinstance(error, OSError) and error.errno in _ENVIRONMENT:

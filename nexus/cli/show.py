@@ -73,8 +73,8 @@ def embed_summary(features: "Features", out: Path) -> None:
         say(f"... and {len(features.faults) - 10} more")
 
 
-def eval_table(result: dict[str, Any]) -> None:
-    """One row a model (or baseline) and task, with its interval and the chance level."""
+def eval_table(result: dict[str, Any], place: Path | None = None) -> None:
+    """One row a model (or baseline) and task, with its interval and the chance level, and the file."""
     table = Table(title=f"{result['model']} on {result['data']}")
     for column in ("features", "task", "top-1 %", "95 % interval", "images", "chance %"):
         table.add_column(column, justify="left" if column in ("features", "task") else "right")
@@ -89,6 +89,8 @@ def eval_table(result: dict[str, Any]) -> None:
             f"{100 * row['chance']:.1f}",
         )
     _console().print(table)
+    if place is not None:
+        _console().print(f"written to {place if place.suffix == '.json' else place / 'eval.json'}")
 
 
 def demo_table(result: Any) -> None:

@@ -17,7 +17,7 @@ import re
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -82,16 +82,36 @@ def decode_image(data: bytes, name: str, limits: ImageLimits = DEFAULT_LIMITS) -
     Raises `ImageError(name, reason)` for everything that can go wrong: empty, not an image, truncated,
     damaged, outside `limits`, out of memory. Half-read pictures are never returned.
     """
+    return decode_with(data, name, limits, _to_rgb)
+
+
+def decode_with(
+    data: bytes, name: str, limits: ImageLimits, convert: Callable[[Image.Image, str], Image.Image]
+) -> Image.Image:
+    """`decode_image` with another conversion: `convert(image as stored, name)`, before it is set upright."""
     with _pillow(limits):
         try:
             image = _open(io.BytesIO(data), name, limits)
             image.load()
             turn = _TRANSPOSITIONS.get(_orientation(image))
-            rgb = _to_rgb(image, name)
-            return rgb.transpose(turn) if turn is not None else rgb
+            converted = convert(image, name)
+            return converted.transpose(turn) if turn is not None else converted
         except ImageError:
             raise
         except Exception as error:  # Pillow's readers raise almost every built-in exception
+            raise ImageError(name, _reason(error, data[:64])) from error
+
+
+def upright_size(data: bytes, name: str, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[int, int]:
+    """`(width, height)` after the EXIF orientation, from the header alone; errors as `image_header`."""
+    with _pillow(limits):
+        try:
+            with _open(io.BytesIO(data), name, limits) as image:
+                width, height = image.size
+                return (height, width) if _orientation(image) >= 5 else (width, height)
+        except ImageError:
+            raise
+        except Exception as error:  # as above
             raise ImageError(name, _reason(error, data[:64])) from error
 
 
@@ -174,7 +194,12 @@ def _open(stream: Stream, name: str, limits: ImageLimits) -> ImageFile.ImageFile
     except Image.DecompressionBombError as error:
         found = re.search(r"\((\d+) pixels\)", str(error))
         raise ImageError(name, _bomb(int(found[1]) if found else None, limits)) from None
-    width, height = image.size
+    check_size(*image.size, name, limits)
+    return image
+
+
+def check_size(width: int, height: int, name: str, limits: ImageLimits) -> None:
+    """Raise `ImageError` for a picture of `width` x `height` pixels outside `limits`."""
     short, long = min(width, height), max(width, height)
     if width * height > limits.max_pixels:
         raise ImageError(name, _bomb(width * height, limits))
@@ -183,7 +208,6 @@ def _open(stream: Stream, name: str, limits: ImageLimits) -> ImageFile.ImageFile
     if long > limits.max_aspect * short:
         ratio = f"{long / short:.4g}"
         raise ImageError(name, f"aspect ratio {ratio}:1 above data.limits.max_aspect={limits.max_aspect:g}")
-    return image
 
 
 def _bomb(pixels: int | None, limits: ImageLimits) -> str:
@@ -238,7 +262,7 @@ def _orientation(image: Image.Image) -> int:
     """The EXIF orientation 1..8, or 1 where the metadata cannot be understood: the pixels are fine."""
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
-        return orientation if isinstance(orientation, int) else 1
+        return orientation if orientation in _TRANSPOSITIONS else 1
     except Exception:
         return 1
 

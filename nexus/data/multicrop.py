@@ -26,7 +26,7 @@ from torchvision.transforms.v2 import functional as F
 from nexus.config import Config, build
 from nexus.data.batch import normalize
 from nexus.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Channels, as_rgb, to_tensor
-from nexus.errors import choose
+from nexus.errors import ConfigError, choose
 
 Kind = Literal["global1", "global2", "local"]
 Operation = Literal["brightness", "contrast", "saturation", "hue"]
@@ -220,6 +220,7 @@ class MultiCropAugmentation:
         }
         changed = {name: value for name, value in given.items() if value is not None}
         self.config = build(CropConfig, {**base.model_dump(), **changed})
+        self.local_crops_number = self.config.local_number
         self.mean = mean
         self.std = std
 
@@ -229,6 +230,11 @@ class MultiCropAugmentation:
         Random numbers derive from torch's global generator, so `torch.manual_seed` and the seeds
         that a `DataLoader` gives its workers hold.
         """
+        if not isinstance(image, Image.Image):
+            raise ConfigError(
+                f"crops are cut out of PIL images, not of a {type(image).__name__}; pass a data set without "
+                "a transform to tensors, and this as its transform"
+            )
         seed = int(torch.randint(2**63 - 1, ()).item())
         crops = self.crops(image, np.random.default_rng(seed))
         mean, std = torch.tensor(self.mean), torch.tensor(self.std)

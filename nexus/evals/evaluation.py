@@ -1,6 +1,7 @@
 """`nexus.evaluate`: features once per split, every task on them, and raw pixels to compare with."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nexus.checkpoint import write_atomic
+from nexus.checkpoint import make_folder, write_atomic
 from nexus.embedding import Encoder, load_backbone
 from nexus.errors import ConfigError, RunError, choose
 from nexus.evals.knn import KNNConfig, evaluate_knn
@@ -26,7 +27,7 @@ EVALS: dict[str, Task] = {"knn": evaluate_knn, "linear": evaluate_linear}
 def evaluate(
     data: str | Path | Sequence[str | Path],
     model: str | Path | nn.Module,
-    tasks: Sequence[str] = ("knn", "linear"),
+    tasks: str | Sequence[str] = ("knn", "linear"),
     *,
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -42,14 +43,18 @@ def evaluate(
 
     The result can be written as JSON: `model`, `data`, `split` (a sentence), `size`, `unreadable`, one entry
     per task, with `baseline` the same on raw 32 × 32 pixels, and `table`: one row per features and task.
-    `out` is a `.json` file, or a folder that gets `eval.json`. `limit` caps the images of either side.
+    `tasks` are names, or one text with commas. `out` is a `.json` file, or a folder that gets `eval.json`.
+    `limit` caps the images of either side.
     `settings` are fields of `nexus.features.View` (`size`, `batch_size`, `device`, `precision`, ...).
     Raises `ConfigError` for an unknown task, `DataError` without labels, `RunError` if the file exists.
     """
+    tasks = [name.strip() for name in tasks.split(",") if name.strip()] if isinstance(tasks, str) else tasks
     for task in tasks:
         choose(task, EVALS, "task")
     if not tasks:
         raise ConfigError(f"tasks is empty, so there is nothing to evaluate; known: {', '.join(EVALS)}")
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit={limit} leaves no image; use 1 or more, or leave it out")
     file = None if out is None else _free(Path(out), overwrite)
     view = make_view(None, {"device": "auto", **settings})
     knn, linear = knn or KNNConfig(), linear or LinearConfig()
@@ -57,6 +62,8 @@ def evaluate(
     train_set, test_set, sentence = labelled_splits(data, limit)
     backbone: Backbone = load_backbone(model, encoder)
     layers = max(linear.n_last_blocks) if "linear" in tasks else 1
+    if file is not None:
+        make_folder(file.parent)  # before the long work
 
     def features(dataset: Any, mirrored: bool = False) -> Features:
         return extract(backbone, dataset, view, layers=layers, flip=mirrored, progress=progress)
@@ -77,7 +84,6 @@ def evaluate(
         result["baseline"] = _scores(tasks, raw_train, raw_test, None, configs, device)
     result["table"] = _table(result, tasks)
     if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(file, json.dumps(result, indent=1) + "\n")
     return result
 
@@ -106,6 +112,12 @@ def _table(result: Result, tasks: Sequence[str]) -> list[Result]:
         for task in tasks
         for name, scores in sources.items()
     ]
+
+
+def place_in_run(model: str) -> Path | None:
+    """Where the evaluation of a run goes that nobody gave a place: `evals` in its folder, if we may write."""
+    run = Path(model).expanduser()
+    return run / "evals" if (run / "config.yaml").is_file() and os.access(run, os.W_OK) else None
 
 
 def _free(out: Path, overwrite: bool) -> Path:

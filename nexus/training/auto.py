@@ -20,7 +20,7 @@ from nexus.training.config import TrainConfig
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What the choices depend on: how many images, and how large (median shorter side, pixels)."""
+    """What the choices depend on: how many images, how large (median shorter side, pixels), any labels."""
 
     images: int
     short_side: int
@@ -171,6 +171,6 @@ def _bookkeeping(now: _Chooser, facts: DataFacts) -> None:
     now.choose("log.every", max(1, min(50, steps // 200)), "about two hundred lines")
     now.choose("checkpoint.every", max(1, steps // 20), "twenty in the run")
     if facts.labelled:
-        now.choose("online_eval.every", max(1, steps // 10), "labels found: ten times in the run")
+        now.choose("online_eval.every", max(1, steps // 10), "there are labels: ten times in the run")
     else:
-        now.choose("online_eval.every", 0, "no labels found")
+        now.choose("online_eval.every", 0, "no labels to measure it with")

@@ -1,6 +1,8 @@
 """From what a user types to a running training: settings, data, run folder, loop."""
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from nexus.data.images import ImageLimits
 from nexus.devices import pick_device
 from nexus.errors import ConfigError, DataError
 from nexus.evals.splits import labelled_splits, split_labelled
-from nexus.log import attach_file, detach, logger
+from nexus.log import copied_to, logger
 from nexus.models.vision import build_backbone
 from nexus.training.auto import DataFacts, automatic, drop_auto
 from nexus.training.config import TrainConfig
@@ -23,7 +25,7 @@ from nexus.weights import initialise_from
 
 
 def train(
-    data: str | Path | None = None,
+    data: str | Path | Sequence[str | Path] | None = None,
     out: str | Path | None = None,
     *,
     model: str | None = None,
@@ -34,16 +36,17 @@ def train(
     overwrite: bool = False,
     overrides: Mapping[str, Any] | Sequence[str] = (),
 ) -> RunResult:
-    """Pretrain a backbone on the images in `data` and leave everything in the folder `out`.
+    """Pretrain a backbone on the images in `data` (one source or several), all left in the folder `out`.
 
     `recipe` and `config` are YAML settings by name or path; `overrides` are dotted settings, as a mapping
     or as `key=value` strings; what nobody sets is chosen for the data and the machine. `resume` names the
     folder of an earlier run and goes on with it. `init` names weights to start a new run from.
     Raises `NexusError` for everything that a user can mend.
     """
-    given = _dotted(overrides)
-    flags = {"data.source": data, "model.arch": model, "model.init": init}
-    given = merge(given, from_dotted({k: str(v) for k, v in flags.items() if v is not None}))
+    source = ",".join(map(str, data)) if isinstance(data, list | tuple) else data
+    flags = {"data.source": source, "model.arch": model, "model.init": init}
+    given = from_dotted({key: str(value) for key, value in flags.items() if value is not None})
+    given = merge(given, _dotted(overrides))
     if resume is not None:
         others = {"--recipe": recipe, "--config": config, "--init": init, "--overwrite": overwrite}
         _refuse_beside_resume(resume, [name for name, value in others.items() if value], out)
@@ -57,7 +60,7 @@ def train(
 def _dotted(overrides: Mapping[str, Any] | Sequence[str]) -> Tree:
     if isinstance(overrides, Mapping):
         return from_dotted({k: str(v) if isinstance(v, Path) else v for k, v in overrides.items()})
-    return parse_overrides(overrides)
+    return parse_overrides([overrides] if isinstance(overrides, str) else overrides)
 
 
 def _config_file(path: str | Path) -> Path:
@@ -87,8 +90,9 @@ def _start(folder: RunFolder, given: Tree, overwrite: bool) -> RunResult:
         raise ConfigError("no data given: --data takes a folder, glob, list, tar, zip or pack")
     folder.refuse(overwrite=overwrite)  # before a large collection is looked at
     dataset, facts = open_data(given)
+    if not (facts := replace(facts, labelled=_can_evaluate(given, dataset))).labelled:
+        given = merge(given, {"online_eval": {"every": "auto"}})
     settings, choices = automatic(given, facts)
-    settings = _with_possible_evaluation(settings, dataset)
     config = build(TrainConfig, settings)
     check(config, dataset)
     if config.model.init:  # before anything is created: a mistake here should leave no folder
@@ -125,12 +129,9 @@ def _resume(folder: RunFolder, given: Tree) -> RunResult:
 
 def _say(folder: RunFolder, lines: Iterable[str]) -> None:
     """Show the lines, and keep them in the run's log."""
-    handler = attach_file(folder.log)
-    try:
+    with copied_to(folder.log):
         for line in lines:
             logger.info("%s", line)
-    finally:
-        detach(handler)
 
 
 def open_data(settings: Tree) -> tuple[ImageDataset, DataFacts]:
@@ -143,24 +144,30 @@ def open_data(settings: Tree) -> tuple[ImageDataset, DataFacts]:
     dataset = open_dataset(source, split, build(ImageLimits, data.get("limits", {})))
     report = scan(dataset)
     logger.info("data  %s: %s", dataset.description, report.sentence())
+    if not report.modes:
+        first = "; ".join(f"{fault.name} ({fault.reason})" for fault in report.unreadable[:3])
+        raise DataError(
+            f"none of the {report.examined:,} images looked at can be used: {first}. Check the data with "
+            f"`nexus inspect {shlex.quote(source)}`, or widen data.limits"
+        )
     short_side = int(min(report.median_width, report.median_height))
-    return dataset, DataFacts(len(dataset), max(short_side, 1), dataset.labels is not None)
+    return dataset, DataFacts(len(dataset), max(short_side, 1))
 
 
-def _with_possible_evaluation(settings: Tree, dataset: ImageDataset) -> Tree:
-    """The settings, without evaluation while training where the images have no labels for it."""
-    online = settings.get("online_eval", {})
-    if not online.get("every"):
-        return settings
+def _can_evaluate(given: Tree, dataset: ImageDataset) -> bool:
+    """Whether there are labels for an evaluation while training; where one was to be expected, why not."""
+    online = given.get("online_eval") or {}
     if online.get("data"):
         labelled_splits(online["data"])  # a mistake in it should show before anything is created
-        return settings
+        return True
+    if dataset.labels is None and not online.get("every"):
+        return False
     try:
         split_labelled(dataset)
     except DataError as error:
         logger.info("no k-NN while training: %s", error)
-        return merge(settings, {"online_eval": {"every": 0}})
-    return settings
+        return False
+    return True
 
 
 def check(config: TrainConfig, dataset: ImageDataset) -> None:
@@ -177,6 +184,11 @@ def check(config: TrainConfig, dataset: ImageDataset) -> None:
             )
     if not len(dataset):
         raise ConfigError(f"{dataset.description} holds no images")
+    if not any((config.objective.dino_weight, config.objective.ibot_weight, config.objective.koleo_weight)):
+        raise ConfigError(
+            "objective.dino_weight, ibot_weight and koleo_weight are all 0, so there is nothing to learn "
+            "from; set one of them, such as objective.dino_weight=1"
+        )
     if config.objective.koleo_weight > 0:
         _check_koleo(config, len(dataset))
 

@@ -1,11 +1,8 @@
 """The training loop: build, restore, then step after step; no ideas of its own."""
 
-import logging
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +17,7 @@ from nexus.data.order import Order, StepSampler
 from nexus.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from nexus.distributed import rank, world_size
 from nexus.errors import DataError, NexusError
-from nexus.log import attach_file, detach, logger
+from nexus.log import copied_to, logger
 from nexus.training.config import Schedules, TrainConfig
 from nexus.training.guards import Guards
 from nexus.training.interrupt import Interrupt, graceful_stop
@@ -58,7 +55,7 @@ def run(config: TrainConfig, dataset: ImageDataset, folder: RunFolder) -> RunRes
     with folder.claimed(), graceful_stop() as interrupt:
         if not folder.config.exists():
             folder.write_settings(dump_yaml(config))
-        with _log_into(folder.log):
+        with copied_to(folder.log):
             device = torch.device(config.compute.device)
             if device.type == "cpu":
                 keep_freed_memory()
@@ -189,15 +186,3 @@ def _record(
 
 def _last_line(folder: RunFolder) -> dict[str, Any]:
     return (read_lines(folder.metrics) or [{}])[-1]
-
-
-@contextmanager
-def _log_into(path: Path) -> Iterator[None]:
-    """Copy what is said to `path`, also where nobody has set up logging."""
-    handler, level = attach_file(path), logger.level
-    logger.setLevel(level or logging.INFO)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        detach(handler)

@@ -13,13 +13,29 @@ def recipe_names() -> list[str]:
     return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
 
 
-def read_recipe(name: str) -> Tree:
-    """Settings of a recipe by name or path; `extends: NAME` in it is followed."""
-    path = Path(name)
-    if path.suffix not in (".yaml", ".yml"):
-        if name not in recipe_names():
-            raise ConfigError(unknown("recipe", name, recipe_names()) + ". A path ends in .yaml.")
-        path = Path(str(resources.files("nexus") / "recipes" / f"{name}.yaml"))
-    settings = read_yaml(path)
-    parent = settings.pop("extends", None)
-    return merge(read_recipe(parent), settings) if parent else settings
+def read_recipe(name: str | Path) -> Tree:
+    """Settings of a recipe by name or path; `extends: NAME` in it is followed.
+
+    A path in `extends` counts from the folder of the file that says so. Raises `ConfigError`.
+    """
+    settings: Tree = {}
+    path: Path | None = _file(str(name), Path())
+    read: list[Path] = []
+    while path is not None:
+        if path.resolve() in read:
+            raise ConfigError(f"{path} extends itself, through {len(read)} files; take `extends` out of one")
+        read.append(path.resolve())
+        own = read_yaml(path)
+        parent = own.pop("extends", None)
+        settings = merge(own, settings)
+        path = _file(str(parent), path.parent) if parent else None
+    return settings
+
+
+def _file(name: str, folder: Path) -> Path:
+    """The file of a recipe: its own if it ends in .yaml, else one that comes with nexus."""
+    if Path(name).suffix in (".yaml", ".yml"):
+        return folder / name
+    if name not in recipe_names():
+        raise ConfigError(unknown("recipe", name, recipe_names()) + ". A path ends in .yaml.")
+    return Path(str(resources.files("nexus") / "recipes" / f"{name}.yaml"))

@@ -141,8 +141,11 @@ class RunFolder:
 
     def progress(self) -> str:
         """How far the run is, in words."""
-        steps = self.settings().get("schedule", {}).get("steps", 0)
+        schedule = self.settings().get("schedule")
+        steps = schedule.get("steps") if isinstance(schedule, dict) else None
         done = self.step()
+        if not isinstance(steps, int):  # somebody edited it
+            return f"step {done}"
         return f"finished, {done} steps" if done >= steps else f"step {done} of {steps}"
 
     def rewind(self, step: int) -> None:

@@ -59,10 +59,10 @@ def train_step(
     gathered: list[dict[str, Tensor]] = []
     half = autocast(micro_batches[0].global_crops.device, precision)
     with half:
-        step_asks = model.ask(micro_batches, teacher_temp=values.teacher_temp)
-    for batch, asked in zip(micro_batches, step_asks, strict=True):
+        all_asked = model.ask(micro_batches, teacher_temp=values.teacher_temp)
+    for batch, asked in zip(micro_batches, all_asked, strict=True):
         with half:
-            loss, metrics = model(batch, asked=asked)
+            loss, metrics = model(batch, teacher_temp=values.teacher_temp, asked=asked)
         scaler.scale(loss / len(micro_batches)).backward()
         gathered.append(metrics)
     scaler.unscale_(optimizer)

@@ -121,12 +121,13 @@ def _architecture(name: str, config: ViTConfig) -> Facts:
 def _run(folder: Path) -> Facts:
     """State, last metrics, checkpoints and backbone of a run."""
     settings = read_yaml(folder / "config.yaml")
-    steps = settings.get("schedule", {}).get("steps")
+    schedule, source = settings.get("schedule"), settings.get("data")
+    steps = schedule.get("steps") if isinstance(schedule, dict) else None
     saved = checkpoint.list_checkpoints(folder / "checkpoints")
     done = checkpoint.step_of(saved[-1]) if saved else 0
     state = f"finished, {done} steps" if done == steps else f"unfinished, saved at step {done} of {steps}"
     facts: Facts = {"kind": "run folder", "path": str(folder), "state": state, "step": done, "steps": steps}
-    facts["data"] = settings.get("data", {}).get("source", "not stated")
+    facts["data"] = source.get("source", "not stated") if isinstance(source, dict) else "not stated"
     facts["checkpoints"] = [path.name for path in saved]
     if last := _last_line(folder / "metrics.jsonl"):
         facts["last_metrics"] = last

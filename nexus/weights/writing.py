@@ -77,7 +77,10 @@ def _write_tensors(model: VisionTransformer, target: Path, config: Mapping[str, 
     metadata = {"format": "nexus", "version": str(FORMAT_VERSION), "config": json.dumps(config)}
     writing = target.with_name(f".{target.name}.writing")
     try:
+        writing.touch()
+        readers = writing.stat().st_mode
         save_file(tensors, writing, metadata=metadata)
+        writing.chmod(readers)  # safetensors shuts out everybody but the owner; other files here do not
         with writing.open("rb+") as file:
             os.fsync(file.fileno())
         writing.replace(target)

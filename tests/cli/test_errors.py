@@ -40,6 +40,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "old.npy").write_bytes(b"old")
     (root / "bad.yaml").write_text("a: [")
     (root / "typo.yaml").write_text("optim: {lrr: 1}")
+    (root / "twice.yaml").write_text("optim: {lr: 1}\ncrops: {}\noptim: {lr: 2}\n")
+    (root / "hollow.yaml").write_text("optim:\n")
+    (root / "loop.yaml").write_text("extends: ./loop.yaml\n")
+    (root / "gone.txt").write_text("gone-1.png\ngone-2.png\n")
+    (root / "edited").mkdir()
+    (root / "edited" / "config.yaml").write_text("schedule: {steps: many}\ncrops: {}\nobjective: {}\n")
     return root
 
 
@@ -83,7 +89,16 @@ CASES = [
     ),
     (f"{TRAIN} --model vit_smal_patch14", "did you mean 'vit_small_patch14'?"),
     (f"{TRAIN} model.num_heads=7", "embed_dim=64 cannot be shared evenly by num_heads=7"),
+    (
+        f"{TRAIN} objective.dino_weight=0 objective.ibot_weight=0 objective.koleo_weight=0",
+        "are all 0, so there is nothing to learn from; set one of them",
+    ),
+    (f"{TRAIN} --seed 2147483648", "seed=2147483648 should be less than 2147483648; for example seed=0"),
     # recipes, configurations, folders
+    (f"{TRAIN} --recipe twice.yaml", "twice.yaml is not valid YAML: line 3: 'optim' twice"),
+    (f"{TRAIN} --recipe hollow.yaml", "optim is an empty section; leave it out, or set one of its keys"),
+    (f"{TRAIN} --recipe loop.yaml", "loop.yaml extends itself"),
+    (f"train --data {DATA} --recipe smoke --out edited", "edited already holds a run (step 0)"),
     (f"{TRAIN} --recipe smok", "did you mean 'smoke'?"),
     (f"{TRAIN} --recipe none.yaml", "cannot read the settings in none.yaml"),
     (f"{TRAIN} --recipe bad.yaml", "bad.yaml is not valid YAML: line 1"),
@@ -102,6 +117,12 @@ CASES = [
     ("train --out new --data text", "no images in text"),
     ("train --out new --data synthetic:m=3", "unknown setting 'm'"),
     (f"train --out new --data {DATA} data.split=val", "has no splits"),
+    (
+        "train --out new --data gone.txt",
+        "none of the 2 images looked at can be used: gone-1.png (no such file)",
+    ),
+    ("train --out new --data flat data.limits.min_side=500", "below data.limits.min_side=500"),
+    ("train --out new --data s3://bucket/x.tar", "does not fetch data from the network; download s3://"),
     (f"{TRAIN} online_eval.data=none", "none does not exist"),
     ("train --out new --data synthetic:n=1,size=32 --recipe smoke", "only one image"),
     # weights
@@ -115,7 +136,10 @@ CASES = [
     # embed
     (f"{EMBED} --out new.csv", "unknown feature file ending '.csv'. Known: .npy, .parquet, .safetensors"),
     (f"{EMBED} --out old.npy", "old.npy exists; choose another --out"),
-    (f"{EMBED} --out old.npy/new.npy", "choose another path"),
+    (
+        f"{EMBED} --out old.npy/new.npy",
+        "the folder old.npy cannot be made: File exists; choose another --out",
+    ),
     (f"{EMBED} --size 0", "size=0"),
     (f"{EMBED} --batch-size 0", "batch_size=0"),
     (f"{EMBED} --workers -1", "workers=-1"),
@@ -126,6 +150,7 @@ CASES = [
     # eval, inspect, demo
     (f"{EVAL} --task knnn", "unknown task 'knnn'; did you mean 'knn'?"),
     (f"{EVAL} --limit 0", "'--limit'"),
+    (f"{EVAL} --out void.pth/new", "the folder void.pth/new cannot be made: Not a directory; choose another"),
     (f"{EVAL} --out text.pth", "text.pth is a file"),
     (f"{EVAL} --data flat", "has no labels"),
     ("inspect none", "none does not exist"),

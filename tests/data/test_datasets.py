@@ -604,3 +604,12 @@ def test_scan_samples_evenly(tmp_path):
     said = {scan(open_dataset(tmp_path), 100, seed=seed).sentence() for seed in range(8)}
     assert any("(1 unreadable among 100 examined)" in sentence for sentence in said)
     assert len(said) > 1
+
+
+def test_class_folders_in_an_outer_folder_are_labels_in_archives(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "imgs" / name).mkdir(parents=True)
+        Image.new("RGB", (9, 9)).save(tmp_path / "imgs" / name / "a.png")
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        tar.add(tmp_path / "imgs", "imgs")
+    assert open_dataset(tmp_path / "x.tar").classes == ("cat", "dog")

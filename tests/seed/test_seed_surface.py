@@ -10,6 +10,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
+from nexus.errors import ConfigError
 from nexus.models.ssl import DINOv2, MultiCropAugmentation
 from nexus.models.ssl.base import BaseSSL
 from nexus.models.ssl.dinov2 import DINOv2Head
@@ -150,6 +151,21 @@ def test_all_keywords_of_the_seed_are_accepted() -> None:
         global_crops_scale=(0.4, 1.0),
     )
     assert isinstance(model, BaseSSL)
+    attributes = {
+        "student_temp": 0.1,
+        "teacher_temp_start": 0.04,
+        "teacher_temp_end": 0.07,
+        "warmup_teacher_temp_epochs": 30,
+        "center_momentum": 0.9,
+        "ema_start": 0.996,
+        "ema_end": 1.0,
+        "local_crops_number": 8,
+        "local_crops_scale": (0.05, 0.4),
+        "global_crops_scale": (0.4, 1.0),
+        "epoch": 0,
+    }
+    assert {name: getattr(model, name) for name in attributes} == attributes
+    assert MultiCropAugmentation(local_crops_number=3).local_crops_number == 3
     assert model.get_ema_momentum(0) == pytest.approx(0.996)
     assert model.get_ema_momentum(model.total_epochs) == pytest.approx(1.0)
     assert DINOv2Head(16, hidden_dim=8, out_dim=12)(torch.randn(2, 16)).shape == (2, 12)
@@ -170,8 +186,80 @@ def test_all_three_temperature_schedules(rule: str, expected: dict[int, float]) 
         assert model.get_teacher_temp(epoch) == pytest.approx(value)
 
 
+def test_temperatures_may_be_changed_between_steps() -> None:
+    torch.manual_seed(0)
+    model = build_model()
+    model.student_backbone.eval()
+    crops = [torch.randn(2, 3, 28, 28) for _ in range(2)]
+
+    def dino() -> float:
+        model.centering.center.zero_()
+        return float(model(crops)[1]["loss/dino_global"])
+
+    before = dino()
+    model.student_temp = 100.0  # a student that says nothing
+    assert dino() == pytest.approx(math.log(64), rel=1e-3)
+    assert dino() != pytest.approx(before, rel=1e-3)
+
+
 def test_update_center_takes_raw_logits() -> None:
     model = build_model()
     logits = torch.randn(5, 64)
     model.update_center(logits)
     torch.testing.assert_close(model.center, 0.1 * logits.mean(0, keepdim=True))
+
+
+def test_wrong_values_are_refused_in_words() -> None:
+    with pytest.raises(ConfigError, match="out_dim=0 should be more than 0"):
+        DINOv2(img_size=28, embed_dim=32, depth=1, num_heads=2, out_dim=0)
+    model = build_model()
+    model.teacher_temp_rule = "sed"
+    with pytest.raises(ConfigError, match="unknown teacher_temp_rule 'sed'; did you mean 'seed'"):
+        model.get_teacher_temp(3)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ([(2, 28)], "1 crops given; the list starts with two global crops"),
+        ([(2, 28), (3, 28)], r"global crops are \(2, 3, 28, 28\) and \(3, 3, 28, 28\)"),
+        ([(2, 28), (2, 42)], r"global crops are .*; all of a kind need one shape"),
+        ([(2, 28), (2, 28), (2, 14), (2, 28)], r"local crops are \(2, 3, 14, 14\) and \(2, 3, 28, 28\)"),
+        ([(2, 28), (2, 28), (1, 14)], "with the same images in every crop"),
+    ],
+)
+def test_crops_that_do_not_fit_together(shapes: list[tuple[int, int]], message: str) -> None:
+    model = build_model()
+    with pytest.raises(ConfigError, match=message):
+        model([torch.randn(count, 3, side, side) for count, side in shapes])
+
+
+class OwnMethod(BaseSSL):
+    """As the seed document builds its class on ours: two networks, two methods, nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.student_backbone = VisionTransformer(
+            img_size=28, patch_size=14, embed_dim=32, depth=1, num_heads=2
+        )
+        self.student_head = DINOv2Head(32, hidden_dim=8, out_dim=12)
+        self.teacher_backbone = VisionTransformer(
+            img_size=28, patch_size=14, embed_dim=32, depth=1, num_heads=2
+        )
+        for p in self.teacher_backbone.parameters():
+            p.requires_grad = False
+
+    def forward(self, images):
+        loss = self.student_head(self.student_backbone(images[0])[:, 0]).square().mean()
+        return loss, {"loss": loss.item()}
+
+    def update_teacher(self):
+        pass
+
+
+def test_a_method_of_ones_own_needs_no_more_than_the_seed_shows() -> None:
+    method = OwnMethod()
+    loss, _ = method([torch.randn(2, 3, 28, 28)])
+    loss.backward()
+    assert set(method.trained_networks()) == {"student_backbone", "student_head"}
+    assert method.inference_backbone is method.teacher_backbone

@@ -66,6 +66,16 @@ def test_overrides_are_a_mapping_or_strings(started: Started, tmp_path: Path) ->
     assert started[0][0] == started[1][0]
 
 
+def test_a_recipe_builds_on_another_one_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "base.yaml").write_text("extends: smoke\noptim.lr: 7e-3\n")
+    (tmp_path / "deep" / "own.yaml").write_text("extends: ../base.yaml\nmodel.depth: 3\n")
+    settings = read_recipe(tmp_path / "deep" / "own.yaml")
+    assert (settings["optim"]["lr"], settings["model"]["depth"]) == (7e-3, 3)
+    assert settings["model"]["arch"] == read_recipe("smoke")["model"]["arch"]
+    assert "extends" not in settings
+
+
 def test_a_recipes_sizes_go_with_its_architecture(started: Started, tmp_path: Path) -> None:
     train(DATA, tmp_path / "a", recipe="smoke")
     train(DATA, tmp_path / "b", recipe="smoke", model="vit_tiny_patch8")
@@ -117,6 +127,30 @@ def test_unlabelled_images_are_not_evaluated_even_if_the_recipe_says_so(
     train(tmp_path, tmp_path.parent / "a", recipe="smoke", overrides={"online_eval.every": 5})
     assert started[0][0].online_eval.every == 0
     assert "no k-NN while training: " in said.text
+
+
+def test_one_image_a_class_cannot_be_evaluated_and_nothing_says_otherwise(
+    started: Started, tmp_path: Path, said: pytest.LogCaptureFixture
+) -> None:
+    for index in range(9):
+        (tmp_path / "data" / str(index)).mkdir(parents=True)
+        pixels = np.full((32, 32, 3), index * 20, dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "data" / str(index) / "a.png")
+    train(tmp_path / "data", tmp_path / "a", model="vit_tiny_patch16", overrides={"schedule.batch_size": 4})
+    assert started[0][0].online_eval.every == 0
+    assert "no k-NN while training: no class has two labelled images" in said.text
+    assert "there are labels" not in said.text
+
+
+def test_labelled_data_of_their_own_evaluate_unlabelled_ones(
+    started: Started, tmp_path: Path, said: pytest.LogCaptureFixture
+) -> None:
+    for index in range(9):
+        pixels = np.full((32, 32, 3), index * 20, dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{index}.png")
+    settings = {"schedule.batch_size": 4, "schedule.steps": 50, "online_eval.data": DATA}
+    train(tmp_path, tmp_path.parent / "own", model="vit_tiny_patch16", overrides=settings)
+    assert started[0][0].online_eval.every == 5
 
 
 def test_splits_train_on_train(started: Started, tmp_path: Path, said: pytest.LogCaptureFixture) -> None:

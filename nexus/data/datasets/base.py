@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from nexus.data.batch import Fault, Sample
 from nexus.data.datasets.labels import Classes, Labels
 from nexus.data.images import DEFAULT_LIMITS, ImageLimits, Stream, decode_image, image_header
+from nexus.data.picture import EncodedPicture, Picture
 
 
 class ImageDataset(Dataset[Sample], ABC):
@@ -61,6 +62,13 @@ class ImageDataset(Dataset[Sample], ABC):
         with self.stream(i) as stream:
             return image_header(stream, self.name(i), self.limits)
 
+    def picture(self, i: int) -> Picture:
+        """Image `i` before anything is done to it, for the crop engine; raises `ImageError` like `read`.
+
+        Sources that hold arrays instead of files override it and return an `ArrayPicture`.
+        """
+        return EncodedPicture(self.read(i), self.name(i), self.limits)
+
     def label(self, i: int) -> int:
         """The label of image `i`; -1 where it is unknown."""
         return -1 if self.labels is None else int(self.labels[i])
@@ -108,6 +116,10 @@ class Subset(ImageDataset):
     def stream(self, i: int) -> Stream:
         """The stream of the base data set."""
         return self.base.stream(int(self.indices[i]))
+
+    def picture(self, i: int) -> Picture:
+        """The picture of the base data set."""
+        return self.base.picture(int(self.indices[i]))
 
     def __getitem__(self, i: int) -> Sample:
         i = self._position(i)

@@ -59,6 +59,15 @@ def folder_labels(names: Sequence[str]) -> tuple[Labels | None, Classes]:
     return np.array([index[folder] for folder in folders], dtype=np.int64), tuple(classes)
 
 
+def without_outer_folder(names: Sequence[str]) -> list[str]:
+    """`imgs/cat/1.jpg` as `cat/1.jpg` where everything in an archive lies in `imgs`."""
+    names = [name.removeprefix("./") for name in names]
+    outer = names[0].partition("/")[0] + "/"
+    if not all(name.startswith(outer) for name in names):
+        return names
+    return [name.removeprefix(outer) for name in names]
+
+
 def _known(value: str | None) -> str | None:
     value = value.strip() if value is not None else ""
     return None if value.lower() in _MISSING else value

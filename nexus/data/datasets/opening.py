@@ -60,13 +60,17 @@ def available_splits(spec: Spec | Sequence[Spec]) -> tuple[str, ...]:
 def _recognise(spec: Spec | Sequence[Spec]) -> Source:
     if isinstance(spec, ImageDataset):
         return _simple(spec.description, lambda limits: spec)
-    if not isinstance(spec, (str, Path)):
+    if not isinstance(spec, str | Path):
+        if not isinstance(spec, Sequence):
+            raise DataError(f"data={spec!r} is no data source; name a folder, a list, an archive or several")
         return _several(list(spec))
     text = os.fspath(spec)
     if not text.strip():
         raise DataError("no data given; name a folder, a list, an archive, or synthetic:n=256,size=64")
     if text.startswith(PREFIX) and len(_at_commas(text)) == 1:
         return _simple(text, lambda limits: open_synthetic(text, limits))
+    if re.match(r"\w+://", text):
+        raise DataError(f"nexus does not fetch data from the network; download {text} and give its path")
     path = Path(text).expanduser()
     if _exists(path):
         return _folder(path) if path.is_dir() else _file(path)

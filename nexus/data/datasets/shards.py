@@ -14,7 +14,7 @@ from nexus.data.batch import Fault
 from nexus.data.datasets.base import ImageDataset
 from nexus.data.datasets.folder import describe
 from nexus.data.datasets.handles import Handles, Part
-from nexus.data.datasets.labels import Classes, Labels, encode_labels, folder_labels
+from nexus.data.datasets.labels import Classes, Labels, encode_labels, folder_labels, without_outer_folder
 from nexus.data.datasets.names import Names, extension, is_hidden, is_image_name
 from nexus.data.datasets.tarindex import Member, index_tar
 from nexus.data.datasets.unpacked import plain_tar
@@ -122,7 +122,7 @@ def open_shards(paths: Sequence[Path], limits: ImageLimits) -> ShardDataset:
         raise DataError(_nothing(what, shards, faults))
     labels, classes = encode_labels([label for label, _ in texts], [name for _, name in texts])
     if labels is None:
-        labels, classes = folder_labels([place.member.name for place in places])
+        labels, classes = folder_labels(without_outer_folder([place.member.name for place in places]))
     others = sum(len(shard.members) for shard in shards) - len(names)
     description = describe(what, len(names), labels, others)
     return ShardDataset(shards, names, places, description, limits, labels, classes, faults)

@@ -8,7 +8,7 @@ from typing import cast
 
 from nexus.data.datasets.base import ImageDataset
 from nexus.data.datasets.folder import describe
-from nexus.data.datasets.labels import Classes, Labels, folder_labels
+from nexus.data.datasets.labels import Classes, Labels, folder_labels, without_outer_folder
 from nexus.data.datasets.names import Names, extension, is_hidden, is_image_name
 from nexus.data.images import ImageLimits, Stream
 from nexus.errors import DataError, ImageError
@@ -83,14 +83,6 @@ def open_zip(path: Path, limits: ImageLimits) -> ZipDataset:
         endings = Counter(extension(name) or "no extension" for name in files)
         kinds = ", ".join(f"{n:,} {ending}" for ending, n in endings.most_common(6))
         raise DataError(f"no images in {path}, but {len(files):,} other files ({kinds or 'it is empty'})")
-    labels, classes = folder_labels(_without_outer_folder(names))
+    labels, classes = folder_labels(without_outer_folder(names))
     description = describe(f"zip {path}", len(names), labels, len(files) - len(names))
     return ZipDataset(path, names, description, limits, labels, classes)
-
-
-def _without_outer_folder(names: list[str]) -> list[str]:
-    """`imgs/cat/1.jpg` as `cat/1.jpg` where everything lies in `imgs`."""
-    outer = names[0].partition("/")[0] + "/"
-    if not all(name.startswith(outer) for name in names):
-        return names
-    return [name.removeprefix(outer) for name in names]

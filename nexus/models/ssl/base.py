@@ -12,9 +12,12 @@ from nexus.data.batch import Batch
 class BaseSSL(nn.Module, ABC):
     """A self-supervised method. The trainer calls the five members below and nothing else."""
 
-    @abstractmethod
     def ask(self, micro_batches: Sequence[Batch], *, teacher_temp: float | None = None) -> Sequence[Any]:
-        """What the teacher asks for in a step, for each micro-batch, under the statistics of them all."""
+        """What the teacher asks for in a step, for each micro-batch, under the statistics of them all.
+
+        As it stands here: nothing, each micro-batch is a step of its own.
+        """
+        return [None] * len(micro_batches)
 
     @abstractmethod
     def forward(
@@ -33,11 +36,15 @@ class BaseSSL(nn.Module, ABC):
     def update_teacher(self, momentum: float | None = None) -> None:
         """Move the teacher towards the student; call once after every optimizer step."""
 
-    @abstractmethod
     def trained_networks(self) -> dict[str, nn.Module]:
-        """The networks that the optimizer trains, by name; gradients are clipped per network."""
+        """The networks that the optimizer trains, by name; gradients are clipped per network.
+
+        As it stands here: every child with a trainable parameter.
+        """
+        children = self.named_children()
+        return {name: child for name, child in children if any(p.requires_grad for p in child.parameters())}
 
     @property
-    @abstractmethod
     def inference_backbone(self) -> nn.Module:
-        """The backbone that is saved, evaluated and shipped."""
+        """The backbone that is saved, evaluated and shipped; as it stands here, `teacher_backbone`."""
+        return self.get_submodule("teacher_backbone")

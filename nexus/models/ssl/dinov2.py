@@ -20,10 +20,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nexus.config import build
 from nexus.data.batch import Batch, Masks
 from nexus.data.masking import BlockMasker, MaskConfig
 from nexus.data.multicrop import MultiCropAugmentation
-from nexus.errors import ConfigError
+from nexus.errors import ConfigError, unknown
 from nexus.losses import (
     Centering,
     Logits,
@@ -39,6 +40,9 @@ from nexus.models.ssl.objective import Asked, ObjectiveConfig, Spread, sum_of_ko
 from nexus.models.vision import ViTConfig, architecture, build_backbone
 
 __all__ = ["DINOv2", "DINOv2Head", "MultiCropAugmentation", "ObjectiveConfig"]
+
+
+_TEMP_RULES = ("official", "linear", "seed")
 
 
 class DINOv2(BaseSSL):
@@ -88,13 +92,16 @@ class DINOv2(BaseSSL):
             "center_momentum": center_momentum,
         }
         updates = {name: value for name, value in shortcuts.items() if value is not None}
-        self.objective = (objective or ObjectiveConfig()).model_copy(update=updates)
+        base = objective or ObjectiveConfig()
+        self.objective = build(ObjectiveConfig, {**base.model_dump(), **updates})
         self.masks = masks or MaskConfig()
         self._build_networks(vit)
-        self.teacher_temp_schedule = teacher_temp_schedule
+        self.student_temp = self.objective.student_temp
+        self.center_momentum = self.objective.center_momentum
+        self.teacher_temp_start, self.teacher_temp_end = teacher_temp_schedule
         self.teacher_temp_rule = teacher_temp_rule
         self.warmup_teacher_temp_epochs = warmup_teacher_temp_epochs
-        self.ema_momentum_schedule = ema_momentum_schedule
+        self.ema_start, self.ema_end = ema_momentum_schedule
         self.local_crops_number = local_crops_number
         self.local_crops_scale = local_crops_scale
         self.global_crops_scale = global_crops_scale
@@ -163,8 +170,7 @@ class DINOv2(BaseSSL):
     def ask(self, micro_batches: Sequence[Batch], *, teacher_temp: float | None = None) -> list[Asked]:
         """What the teacher asks of the student in a step, for each micro-batch.
 
-        Centering sees the global crops of the whole step; the moving centre takes them in after it was used. What
-        is kept are bottleneck features, 256 numbers a row, not the probabilities.
+        Centering sees the global crops of the whole step; the moving centre takes them in after it was used.
         """
         temperature = self.get_teacher_temp(self.epoch) if teacher_temp is None else teacher_temp
         seen = [self._teacher_sees(batch) for batch in micro_batches]
@@ -232,8 +238,7 @@ class DINOv2(BaseSSL):
         want, images = self.objective, batch.images
         if asked.koleo is not None:
             torch.manual_seed(asked.koleo.seed)
-        masks = batch.masks if want.ibot_weight > 0 else None
-        grid, hidden = (masks.grid, masks.index) if masks else (None, None)
+        grid, hidden = (batch.masks.grid, batch.masks.index) if want.ibot_weight > 0 else (None, None)
         cls_global, masked = self.student_backbone.read(batch.global_crops, grid, hidden)
         cls_all = cls_global
         if batch.local_crops.shape[0]:
@@ -253,14 +258,13 @@ class DINOv2(BaseSSL):
         loss, metrics = self._cross_entropies(dino, ibot)
         if want.koleo_weight > 0:
             spread = asked.koleo.loss_at(cls_global) if asked.koleo else sum_of_koleo(cls_global.chunk(2))
-            koleo = want.koleo_weight * spread
-            loss = loss + koleo
-            metrics["loss/koleo"] = koleo.detach()
+            loss = loss + want.koleo_weight * spread
+            metrics["loss/koleo"] = want.koleo_weight * spread.detach()
         return loss, metrics | self._references(batch, asked, loss)
 
     def _cross_entropies(self, dino: Term, ibot: Term | None) -> tuple[Tensor, dict[str, Tensor]]:
         """DINO and iBOT, and what there is to say of them; together where they share the prototypes."""
-        head, temp = self.student_head, self.objective.student_temp
+        head, temp = self.student_head, self.student_temp
         if ibot is None or self.student_patch_head is None:
             terms = [dino] if ibot is None else [dino, ibot]
             results = [prototype_loss(head.prototypes, terms, temp)]
@@ -301,6 +305,13 @@ class DINOv2(BaseSSL):
         """The seed's list of crops as a `Batch`, with masks drawn from torch's random state."""
         if len(crops) < 2:
             raise ConfigError(f"{len(crops)} crops given; the list starts with two global crops")
+        for kind, group in (("global", crops[:2]), ("local", crops[2:])):
+            shapes = sorted({tuple(crop.shape) for crop in group})
+            if len(shapes) > 1 or any(len(shape) != 4 or shape[0] != len(crops[0]) for shape in shapes):
+                raise ConfigError(
+                    f"the {kind} crops are {' and '.join(map(str, shapes))}; all of a kind need one shape "
+                    "(images, channels, height, width), with the same images in every crop"
+                )
         first = crops[0]
         patch = self.student_backbone.patch_size
         rows, cols = first.shape[-2] // patch, first.shape[-1] // patch
@@ -339,21 +350,22 @@ class DINOv2(BaseSSL):
         `official`: linear during the warm-up epochs, then constant. `linear`: linear over all epochs (the
         seed's text). `seed`: constant during the warm-up, linear afterwards (the seed's code).
         """
-        start, end = self.teacher_temp_schedule
+        start, end = self.teacher_temp_start, self.teacher_temp_end
         warmup = self.warmup_teacher_temp_epochs
         if self.teacher_temp_rule == "official":
             progress = epoch / warmup if epoch < warmup else 1.0
         elif self.teacher_temp_rule == "linear":
             progress = epoch / self.total_epochs
-        else:
+        elif self.teacher_temp_rule == "seed":
             progress = max(epoch - warmup, 0) / max(self.total_epochs - warmup, 1)
+        else:
+            raise ConfigError(unknown("teacher_temp_rule", self.teacher_temp_rule, _TEMP_RULES))
         return start + (end - start) * min(progress, 1.0)
 
     def get_ema_momentum(self, epoch: float) -> float:
         """Momentum of the teacher at an epoch: a cosine over `total_epochs`."""
-        start, end = self.ema_momentum_schedule
         progress = min(epoch / self.total_epochs, 1.0)
-        return end - (end - start) * 0.5 * (1 + math.cos(math.pi * progress))
+        return self.ema_end - (self.ema_end - self.ema_start) * 0.5 * (1 + math.cos(math.pi * progress))
 
     # -- networks ---------------------------------------------------------------------------------
 
