@@ -167,7 +167,7 @@ def report(options: argparse.Namespace, turns: dict[tuple[str, str], Turns], rat
         f"Command: `python -m benchmarks.train {' '.join(options.typed)}`  ",
         f"Date: {datetime.date.today().isoformat()}. Hardware: {hardware()}. torch {torch.__version__}. "
         f"{options.rounds} rounds, medians; drop path {options.drop_path:g}.  ",
-        f"{flops / options.batch / 1e9:.0f} GFLOP an image (matrix products that the loss needs; stochastic depth not counted).",
+        f"{flops / options.batch / 1e9:.0f} GFLOP an image: matrix products that the loss needs.",
         "",
         "| | images/s | images per CPU s | GFLOP/s | measured matmul, GFLOP/s | MFU | peak memory |",
         "|---|---:|---:|---:|---:|---:|---:|",

@@ -55,10 +55,10 @@ def prototype_loss(
         p[t, n] = targets of row t · rows + n
         loss    = sum over t, s, n of pairs[t][s] · weight[n] · cross_entropy(p[t, n], z[s, n])
 
-    Equal to the same sum over `cross_entropy`. A student crop meets the weighted mean of its targets, which is the
-    same by linearity and needs one pass. Computed in float32 (float64 stays); logits, and the products for their
-    gradients, in the dtype of the features. `prototypes` None: the features are the logits. Targets and weights
-    get no gradient, and `loss` can be differentiated once.
+    Equal to the same sum over `cross_entropy`. A student crop meets the weighted mean of its targets, which
+    is the same by linearity and needs one pass. Computed in float32 (float64 stays); logits, and the products
+    for their gradients, in the dtype of the features. `prototypes` None: the features are the logits. Targets
+    and weights get no gradient, and `loss` can be differentiated once.
     """
     for term in terms:
         assert len(term.targets) == len(term.pairs) * term.features.shape[1], "one teacher row for each"
@@ -165,7 +165,7 @@ class _Sums:
             self._gradients(part, x, table)
 
     def _block(self, rows: slice, teacher: Tensor, table: Tensor) -> None:
-        """Losses of a few rows, small enough for a processor's cache; `table` becomes the slope of each logit."""
+        """Losses of a few rows, which fit a processor's cache; `table` becomes the slope of each logit."""
         probs = []
         for logits in teacher:
             log_p = self.targets.log_probs(logits)

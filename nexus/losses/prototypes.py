@@ -1,24 +1,22 @@
 """Logits over prototypes that are not made before they are needed, and only some rows at a time.
 
-With 65,536 prototypes a row of logits holds 256 times as many numbers as the bottleneck feature it comes from.
-So features and prototypes travel, and whoever needs logits makes a few rows, uses them and lets them go.
+With 65,536 prototypes a row of logits holds 256 times as many numbers as the bottleneck feature it comes
+from. So features and prototypes travel, and whoever needs logits makes a few rows and lets them go.
 """
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from nexus.losses.numerics import full_dtype, no_autocast
-
 
 KEPT = 2**28
 """Elements of a table of logits that may be held for the length of a computation."""
 
 
 class Logits:
-    """The table `features @ prototypes.T`, in the dtype of the features; without prototypes the features themselves.
+    """The table `features @ prototypes.T` in the dtype of the features; without prototypes the features.
 
     `logits[a:b]` makes some of its rows.
     """

@@ -1,4 +1,4 @@
-"""What is done to the blocks of a backbone so that they cost less memory or time; the result stays the same."""
+"""What is done to the blocks of a backbone so that they cost less memory or time; results stay the same."""
 
 import functools
 import shutil
@@ -28,8 +28,8 @@ _PRODUCTS = [
 def checkpoint_blocks(backbone: nn.Module, kind: Checkpointing) -> None:
     """Let the blocks keep less for the backward pass and compute it again there.
 
-    `full` keeps what enters a block, `selective` also the results of matrix products and attention. The random
-    state of the forward pass is restored, so stochastic depth draws the same images: loss and gradients
+    `full` keeps what enters a block, `selective` also the results of matrix products and attention. The
+    random state of the forward pass is restored, so stochastic depth draws the same images: loss and gradients
     are bit for bit those of `none`.
     """
     if kind == "none":

@@ -81,7 +81,7 @@ class ComputeConfig(Config):
     compile: bool = False
     """Compile the blocks with torch.compile; where that is impossible the log says why."""
     checkpointing: Checkpointing = "none"
-    """Compute again in the backward pass instead of keeping: all but matrix products (`selective`), or `full`."""
+    """What the backward pass computes again: nothing, all but matrix products (`selective`), or `full`."""
 
 
 class CheckpointConfig(Config):
@@ -99,7 +99,7 @@ class LogConfig(Config):
     every: PositiveInt = 10
     """Steps between lines of metrics.jsonl."""
     profile: bool = False
-    """Record three steps after the third: a trace and a table in the run folder's `profile`; `--profile` sets it."""
+    """Record three steps after the third, in the run folder's `profile`; `--profile` sets it."""
     max_bad_steps: PositiveInt = 10
     """Training stops after this many steps in a row with a loss or gradient that is not finite."""
 

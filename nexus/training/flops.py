@@ -1,7 +1,7 @@
 """Floating-point operations of a training step, counted from the architecture.
 
-Only matrix products count, each multiplication and each addition as one, as is usual for the share of a device's
-rate that a training reaches (MFU). What is computed twice to save memory does not raise the count; what
+Only matrix products count, each multiplication and each addition as one, as is usual for the share of a
+device's rate that a training reaches (MFU). What is computed twice to save memory does not raise the count; what
 stochastic depth leaves out is not in it. ::
 
     linear layer             2 · rows · in · out
@@ -9,6 +9,8 @@ stochastic depth leaves out is not in it. ::
     forward and backward     3 · forward                       the gradients of the input and of the weight
     patch embedding          2 · forward                       images need no gradient
 """
+
+from itertools import pairwise
 
 from nexus.models.ssl import ObjectiveConfig
 from nexus.models.vision import ViTConfig
@@ -71,7 +73,7 @@ def _head_row(want: ObjectiveConfig, dim: int, bottleneck: int, prototypes: int)
     widths = [dim, *hidden, narrow]
     if want.head_output == "weight_norm":
         widths.append(prototypes)
-    return 2.0 * sum(a * b for a, b in zip(widths, widths[1:], strict=False))
+    return 2.0 * sum(a * b for a, b in pairwise(widths))
 
 
 def _ffn_flops(vit: ViTConfig) -> float:

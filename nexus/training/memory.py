@@ -6,7 +6,7 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep freed memory instead of giving it back to the system; false where that is unknown.
+    """Let this process keep freed memory rather than give it back to the system; false where it cannot.
 
     glibc maps every large tensor anew and returns it when it is freed, so each step pays for the same pages
     again: a tenth to a fifth of a training step on a CPU (docs/performance.md). The price is that the process

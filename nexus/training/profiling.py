@@ -14,8 +14,8 @@ BEFORE, STEPS = 3, 3
 class StepProfiler:
     """Records a few steps after the first ones and writes `trace.json` and `table.txt` into `folder`.
 
-    `trace.json` opens in chrome://tracing or Perfetto. The table holds the operations that took the most time by
-    themselves. Recording slows the recorded steps down a little. Without `enabled` it does nothing.
+    `trace.json` opens in chrome://tracing or Perfetto. The table holds the operations that took the most time
+    by themselves. Recording slows the recorded steps down a little. Without `enabled` it does nothing.
     """
 
     def __init__(self, folder: Path, device: torch.device, *, enabled: bool) -> None:

@@ -55,7 +55,7 @@ class Spread:
     loss: Float[Tensor, ""]
     """The value over the whole step."""
     slope: Float[Tensor, "crops dim"]
-    """Its gradient at this micro-batch's CLS features, times the number of micro-batches, over which is averaged."""
+    """Its gradient at this micro-batch's CLS features, times the number of micro-batches."""
 
     def loss_at(self, cls: Float[Tensor, "crops dim"]) -> Float[Tensor, ""]:
         """The value, with a graph that sends the slope to the features."""

@@ -228,7 +228,7 @@ class Block(nn.Module):
         return add_branch(x, self._feed_forward_branch, rate)
 
     def _at(self, x: Tensor, rows: Tensor, rate: float) -> Tensor:
-        """`forward` at some tokens. Where an image is left out by stochastic depth, its rows get 0 times a branch."""
+        """`forward` at some tokens; rows of images that stochastic depth leaves out get 0 times a branch."""
         batch, tokens, _ = x.shape
         image, place = rows // tokens, rows % tokens
         chosen, slot, factor = _drawn(batch, rate, x.device)
