@@ -29,8 +29,8 @@ def checkpoint_blocks(backbone: nn.Module, kind: Checkpointing) -> None:
     """Let the blocks keep less for the backward pass and compute it again there.
 
     `full` keeps what enters a block, `selective` also the results of matrix products and attention. The
-    random state of the forward pass is restored, so stochastic depth draws the same images: loss and gradients
-    are bit for bit those of `none`.
+    random state of the forward pass is restored, so stochastic depth draws the same images: loss and
+    gradients are bit for bit those of `none`.
     """
     if kind == "none":
         return

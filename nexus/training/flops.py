@@ -1,8 +1,8 @@
 """Floating-point operations of a training step, counted from the architecture.
 
 Only matrix products count, each multiplication and each addition as one, as is usual for the share of a
-device's rate that a training reaches (MFU). What is computed twice to save memory does not raise the count; what
-stochastic depth leaves out is not in it. ::
+device's rate that a training reaches (MFU). What is computed twice to save memory does not raise the count;
+what stochastic depth leaves out is not in it. ::
 
     linear layer             2 · rows · in · out
     attention                4 · tokens² · dim                 an image: q kᵀ, then weights · v
