@@ -58,22 +58,24 @@ CLOCK_KEYS = frozenset({"images_per_second", "data_wait", "flops_per_second", "m
 
 @functools.cache
 def matmul_rate(device: torch.device, dtype: torch.dtype, threads: int) -> float:
-    """Floating-point operations per second of large square matrix products, the best of several.
+    """Floating-point operations per second of large square matrix products, the best of many.
 
     Measured once in a process for each number of threads, in well under a second.
     """
-    size = 8192 if device.type == "cuda" else 2048
-    a, b = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
-    out = torch.empty_like(a)
-    best, began, tries = float("inf"), time.perf_counter(), 0
-    while tries < 3 or time.perf_counter() - began < SECONDS:
+    best, began = 0.0, time.perf_counter()
+    size, largest = 256, 8192 if device.type == "cuda" else 2048
+    while (elapsed := time.perf_counter() - began) < SECONDS:
+        a, b = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
+        out = torch.empty_like(a)
         _wait_for(device)
         start = time.perf_counter()
         torch.matmul(a, b, out=out)
         _wait_for(device)
-        best = min(best, time.perf_counter() - start)
-        tries += 1
-    return 2.0 * size**3 / best
+        best = max(best, 2.0 * size**3 / (time.perf_counter() - start))
+        # Larger ones run faster, but where small ones are slow (float16 on a CPU) they would take minutes.
+        if size < largest and 9 * (time.perf_counter() - start) < SECONDS - elapsed:
+            size *= 2
+    return best
 
 
 def peak_memory(device: torch.device) -> int:
