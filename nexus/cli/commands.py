@@ -240,9 +240,24 @@ def inspect(
             show_default=False,
         ),
     ],
+    as_json: Annotated[bool, _option("one JSON object, for programs", "--json", group=RESULT)] = False,
 ) -> None:
     """Say what a file, run folder or data set is."""
     from nexus.cli.show import inspection
     from nexus.weights import inspect as look
 
-    inspection(look(path))
+    inspection(look(path), as_json=as_json)
+
+
+@app.command(cls=GroupedCommand)
+def card(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="run folder", rich_help_panel=WHAT, show_default=False)
+    ],
+    out: Annotated[Path | None, _option("file (RUN/README.md)", group=RESULT, metavar="FILE")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write the model card of a run."""
+    from nexus.weights import write_card
+
+    typer.echo(f"card: {write_card(run, out, overwrite=overwrite)}")

@@ -107,9 +107,13 @@ def demo_table(result: Any) -> None:
     console.print(f"report: {result.report}")
 
 
-def inspection(facts: dict[str, Any]) -> None:
-    """What `nexus inspect` found, one fact a line."""
+def inspection(facts: dict[str, Any], *, as_json: bool = False) -> None:
+    """What `nexus inspect` found, one fact a line, or as one JSON object."""
     say = _console().print
+    if as_json:
+        say(json.dumps(facts, indent=2))
+        return
     for key, value in facts.items():
-        text = json.dumps(value) if isinstance(value, dict | list) else str(value)
-        say(f"{key:<16} {text}")
+        plain = isinstance(value, list) and all(isinstance(item, str) for item in value)
+        text = ", ".join(value) if plain else json.dumps(value)
+        say(f"{key:<16} {value if isinstance(value, str) else text}")

@@ -26,6 +26,7 @@ from nexus.data.batch import Fault
 from nexus.errors import ConfigError, RunError
 from nexus.log import logger
 from nexus.training.metrics import truncate_after
+from nexus.weights.card import is_card
 
 _SECTIONS = {"schedule", "crops", "objective"}
 
@@ -84,6 +85,8 @@ class RunFolder:
         for folder in (self.checkpoints, self.evals):
             shutil.rmtree(folder, ignore_errors=True)
         weights = (self.path / name for name in ("model.safetensors", "student.safetensors", "config.json"))
+        if is_card(self.path / "README.md"):
+            (self.path / "README.md").unlink()
         for file in (*weights, self.metrics, self.log, self.unreadable, self.config):
             file.unlink(missing_ok=True)
 

@@ -2,15 +2,18 @@
 
 ::
 
-    read        a file on disk         → plain tensors, never code
+    hub         a released model's name → its file, downloaded if need be (download, transfer, progress)
+    read        a file on disk         → plain tensors, never code (pickles, recognition, soundness)
     keys        anybody's key names    → the official ones of a backbone
     infer       tensor shapes          → the architecture
     source      what a user typed      → an architecture or a file
     loading     all of them together; strict
     writing     a backbone             → .safetensors and config.json
-    inspection  what is this?
+    inspection  what is this? (contents, other_files, onnx_header)
+    card        a run              → its model card
 """
 
+from nexus.weights.card import model_card, write_card
 from nexus.weights.inspection import inspect, inspect_sentence
 from nexus.weights.loading import LoadReport, initialise_from, load, load_with_report
 from nexus.weights.writing import save_backbone
@@ -22,5 +25,7 @@ __all__ = [
     "inspect_sentence",
     "load",
     "load_with_report",
+    "model_card",
     "save_backbone",
+    "write_card",
 ]

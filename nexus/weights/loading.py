@@ -26,6 +26,7 @@ from nexus.models.vision.embed import positions
 from nexus.weights.infer import architecture_name, infer_config
 from nexus.weights.keys import BackboneTensors, backbone_tensors
 from nexus.weights.read import read_raw
+from nexus.weights.soundness import refuse_unusable
 from nexus.weights.source import Encoder, locate
 
 log = logging.getLogger(__name__)
@@ -145,6 +146,7 @@ def _read(source: str | Path, encoder: Encoder) -> tuple[dict[str, Tensor], Load
     config = _described(path, raw.config) if raw.config else infer_config(path, found.tensors)
     with torch.device("meta"):
         _refuse_misfits(str(path), found.tensors, build_backbone(config).state_dict())
+    refuse_unusable(path, found.tensors)
     report = _report(path, config, found, raw.config or {})
     if located.expected is not None:
         _refuse_differences(report, located.expected)

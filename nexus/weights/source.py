@@ -1,7 +1,6 @@
 """What a user may type for a model: a run folder, a weight file, a hub name, an architecture."""
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,14 +8,13 @@ from typing import Literal
 from nexus import checkpoint
 from nexus.errors import ConfigError, NexusError, WeightsError
 from nexus.models.vision import ViTConfig, architecture
+from nexus.weights.hub import is_hub_name, released_file
 from nexus.weights.read import ENDINGS, read_config
 
 Encoder = Literal["teacher", "student"]
 
 FILES: dict[str, str] = {"teacher": "model.safetensors", "student": "student.safetensors"}
 """Names of the backbones in a run folder."""
-
-_HUB = re.compile(r"(dinov2_vit[sblg]14)(_reg)?")
 
 
 @dataclass(frozen=True)
@@ -31,8 +29,8 @@ class Located:
 def locate(source: str | Path, encoder: Encoder) -> Located:
     """Find out what `source` is. What exists on disk wins over a name.
 
-    Raises `WeightsError` for something that is neither, for a hub name whose file is not on this machine,
-    and for folders without weights.
+    The file of a hub name is downloaded if it is not on this machine. Raises `WeightsError` for something
+    that is neither, for a download that fails or is forbidden, and for folders without weights.
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -40,37 +38,14 @@ def locate(source: str | Path, encoder: Encoder) -> Located:
     if path.exists():
         return Located(path, None)
     name = str(source)
-    if found := _HUB.fullmatch(name):
-        return Located(_in_cache(name, *found.groups()), architecture(name))
+    if is_hub_name(name):
+        return Located(released_file(name), architecture(name))
     if isinstance(source, Path) or os.sep in name or path.suffix in ENDINGS:
         raise WeightsError(f"there is no {path}; check the path (the current folder is {Path.cwd().name}/)")
     try:
         return Located(None, architecture(name))
     except ConfigError as error:
         raise WeightsError(f"{name!r} is no file, run folder or architecture: {error}") from None
-
-
-def is_hub_name(name: str) -> bool:
-    """Whether a name is that of a released model, such as `dinov2_vitb14_reg`."""
-    return _HUB.fullmatch(name) is not None
-
-
-def hub_folder() -> Path:
-    """Where released weights are looked for: `$NEXUS_CACHE/hub`, or `~/.cache/nexus/hub`."""
-    cache = os.environ.get("NEXUS_CACHE")
-    return (Path(cache).expanduser() if cache else Path.home() / ".cache" / "nexus") / "hub"
-
-
-def _in_cache(name: str, model: str, registers: str | None) -> Path:
-    file_name = f"{model}{'_reg4' if registers else ''}_pretrain.pth"
-    path = hub_folder() / file_name
-    if path.is_file():
-        return path
-    raise WeightsError(
-        f"{name}: its weights are not on this machine, and nexus does not download them yet. Fetch the "
-        f"official {model}/{file_name} and put it at {path}, or pass its path. For an untrained network, "
-        "name an architecture such as vit_base_patch14"
-    )
 
 
 def _in_folder(folder: Path, encoder: Encoder) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 from nexus import __version__, checkpoint
 from nexus.errors import RunError
 from nexus.models.vision import VisionTransformer
+from nexus.weights.soundness import tensors_sha256
 
 FORMAT_VERSION = 1
 LICENCE = "not stated; nexus claims no rights in weights that are trained with it"
@@ -35,7 +36,8 @@ def save_backbone(
          "licence": provenance["licence"], or a sentence,
          "provenance": {"nexus": version, "date": UTC, **provenance}}
 
-    The same JSON is in the metadata of the tensor file, so that the file alone is enough. Stochastic depth
+    The same JSON is in the metadata of the tensor file, so that the file alone is enough, beside a sha256 of
+    it and the tensors, which is compared when the file is read. Stochastic depth
     is a setting of training and is written as 0. Raises `RunError` when the disk refuses.
     """
     config = describe(model, provenance, mean, std)
@@ -74,7 +76,9 @@ def _write_tensors(model: VisionTransformer, target: Path, config: Mapping[str, 
     from safetensors.torch import save_file
 
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    metadata = {"format": "nexus", "version": str(FORMAT_VERSION), "config": json.dumps(config)}
+    text = json.dumps(config)
+    metadata = {"format": "nexus", "version": str(FORMAT_VERSION), "config": text}
+    metadata["sha256"] = tensors_sha256(tensors, text)
     writing = target.with_name(f".{target.name}.writing")
     try:
         writing.touch()

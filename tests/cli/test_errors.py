@@ -127,7 +127,7 @@ CASES = [
     ("train --out new --data synthetic:n=1,size=32 --recipe smoke", "only one image"),
     # weights
     (f"{TRAIN} --init none.pth", "there is no none.pth"),
-    (f"{TRAIN} --init text.pth", "text.pth is no weight file: it holds text"),
+    (f"{TRAIN} --init text.pth", "text.pth is no weight file: it is text"),
     (f"{TRAIN} --init good model.depth=2", "good"),
     (f"{EMBED} --model none", "'none' is no file, run folder or architecture"),
     (f"{EMBED} --model cut.safetensors", "damaged or incomplete"),
