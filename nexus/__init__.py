@@ -1,7 +1,7 @@
 """Self-supervised visual features: DINOv2, complete, for anybody with a folder of images.
 
-`nexus.train`, `nexus.load`, `nexus.embed`, `nexus.evaluate`, `nexus.convert` and `nexus.export` are the doors.
-Importing the package costs nothing until one of them is used.
+The doors are `nexus.train`, `nexus.load`, `nexus.embed`, `nexus.evaluate`, `nexus.convert`, `nexus.export`;
+importing the package costs nothing until one of them is used.
 """
 
 from importlib import import_module

@@ -114,6 +114,7 @@ def train(
         str | None, _option("auto (default), fp32, bf16 or fp16", group=MACHINE, metavar="NAME")
     ] = None,
     out: Annotated[Path | None, _option("folder of the new run", group=RESULT, metavar="FOLDER")] = None,
+    profile: Annotated[bool, _option("record where a few steps' time goes", group=RESULT)] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Pretrain a backbone on unlabelled images."""
@@ -129,6 +130,7 @@ def train(
         "compute.precision": precision,
         "seed": seed,
         "crops.preset": crops,
+        "log.profile": profile or None,
     }
     assignments = [f"{key}={value}" for key, value in flags.items() if value is not None]
     result = run_training(

@@ -8,14 +8,20 @@ from nexus.losses.centering import (
     sinkhorn_knopp,
 )
 from nexus.losses.diagnostics import entropy, kl, prototype_usage
-from nexus.losses.dino import dino_loss, dino_pair_losses, split_pairs
+from nexus.losses.dino import dino_loss, dino_pair_losses, pair_weights, split_pairs
 from nexus.losses.ibot import ibot_loss
 from nexus.losses.koleo import koleo_loss
+from nexus.losses.prototype_loss import PrototypeLoss, Term, prototype_loss
+from nexus.losses.prototypes import Logits, Targets
 
 __all__ = [
     "Centering",
+    "Logits",
+    "PrototypeLoss",
     "SinkhornKnopp",
     "SoftmaxCentering",
+    "Targets",
+    "Term",
     "build_centering",
     "dino_loss",
     "dino_pair_losses",
@@ -23,6 +29,8 @@ __all__ = [
     "ibot_loss",
     "kl",
     "koleo_loss",
+    "pair_weights",
+    "prototype_loss",
     "prototype_usage",
     "sinkhorn_knopp",
     "split_pairs",

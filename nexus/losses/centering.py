@@ -2,9 +2,10 @@
 
 Both have the same face, so a model holds either:
 
-    probs = centering.targets(logits, temperature)     # what this step's student learns from
-    centering.observe(logits)                          # once per micro-batch
-    centering.apply()                                  # once per step, on every process
+    offset = centering.offset(logits, temperature)     # targets are softmax(logits / temperature - offset)
+    centering.update(logits)                           # once per step, on every process
+
+`logits` are those of the whole step, a table or the `Logits` that make one.
 """
 
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from nexus.distributed import all_reduce_max, all_reduce_sum
 from nexus.errors import choose
 from nexus.losses.numerics import full_dtype, no_autocast, row_slices
+from nexus.losses.prototypes import Logits, Targets
 
 
 class SoftmaxCentering(nn.Module):
@@ -53,16 +55,21 @@ class SoftmaxCentering(nn.Module):
         self, logits: Float[Tensor, "rows prototypes"], temperature: float
     ) -> Float[Tensor, "rows prototypes"]:
         """Probabilities of each row under the present centre; nothing is updated."""
-        with no_autocast(logits.device):
-            dtype = full_dtype(logits.dtype)
-            centred = logits.to(dtype) - self.center.to(dtype)
-            return centred.div_(temperature).softmax(dim=1)
+        offset = self.offset(logits, temperature)
+        return Targets(Logits(logits), temperature, offset).log_probs(logits).exp()
+
+    def offset(
+        self, logits: Float[Tensor, "rows prototypes"] | Logits, temperature: float
+    ) -> Float[Tensor, "1 prototypes"]:
+        """`center / temperature`; the logits do not matter."""
+        return self.center / temperature
 
     @torch.no_grad()
-    def observe(self, logits: Float[Tensor, "rows prototypes"]) -> None:
-        """Add the logits of one micro-batch to the statistics of the step."""
-        self.pending += logits.sum(dim=0, keepdim=True, dtype=self.pending.dtype)
-        self.rows += len(logits)
+    def observe(self, logits: Float[Tensor, "rows prototypes"] | Logits) -> None:
+        """Add some logits to the statistics of the step."""
+        table = logits if isinstance(logits, Logits) else Logits(logits)
+        self.pending += table.column_sums()
+        self.rows += len(table)
 
     @torch.no_grad()
     def fold(self) -> None:
@@ -81,7 +88,7 @@ class SoftmaxCentering(nn.Module):
         self.pending.zero_()
         self.rows = 0
 
-    def update(self, logits: Float[Tensor, "rows prototypes"]) -> None:
+    def update(self, logits: Float[Tensor, "rows prototypes"] | Logits) -> None:
         """`observe` and `fold` in one call."""
         self.observe(logits)
         self.fold()
@@ -100,14 +107,15 @@ class SinkhornKnopp(nn.Module):
         """Probabilities of each row, balanced over the rows of all processes."""
         return sinkhorn_knopp(logits, temperature, self.iterations)
 
-    def observe(self, logits: Float[Tensor, "rows prototypes"]) -> None:
+    @torch.no_grad()
+    def offset(
+        self, logits: Float[Tensor, "rows prototypes"] | Logits, temperature: float
+    ) -> Float[Tensor, "1 prototypes"]:
+        """`v` of `sinkhorn_knopp`, over the rows of all processes."""
+        return sinkhorn_offset(logits, temperature, self.iterations)
+
+    def update(self, logits: Float[Tensor, "rows prototypes"] | Logits) -> None:
         """Nothing: the targets of a step depend on that step alone."""
-
-    def fold(self) -> None:
-        """Nothing."""
-
-    def update(self, logits: Float[Tensor, "rows prototypes"]) -> None:
-        """Nothing."""
 
 
 Centering = SoftmaxCentering | SinkhornKnopp
@@ -136,23 +144,35 @@ def sinkhorn_knopp(
     sums to 1. "Over b" means over the rows of all processes, which may hold different numbers of
     rows, even none; every process must call it. `iterations` >= 1.
     """
+    v = sinkhorn_offset(logits, temperature, iterations)
     with no_autocast(logits.device):
-        scale = _Scaled(logits, temperature)
-        u = torch.zeros(len(logits), 1, dtype=scale.dtype, device=logits.device)
+        return _Scaled(Logits(logits), temperature).softmax(v)
+
+
+@torch.no_grad()
+def sinkhorn_offset(
+    logits: Float[Tensor, "rows prototypes"] | Logits, temperature: float, iterations: int = 3
+) -> Float[Tensor, "1 prototypes"]:
+    """`v` of `sinkhorn_knopp`: what each prototype is handicapped by."""
+    table = logits if isinstance(logits, Logits) else Logits(logits)
+    device = table.features.device
+    with no_autocast(device):
+        scale = _Scaled(table.kept(), temperature)
+        u = torch.zeros(len(table), 1, dtype=scale.dtype, device=device)
         v = scale.column_logsumexp(u)
         for _ in range(iterations - 1):
             u = scale.row_logsumexp(v)
             v = scale.column_logsumexp(u)
-        return scale.softmax(v)
+        return v
 
 
 class _Scaled:
     """`logits / temperature` in full precision, made slice by slice, never as a whole."""
 
-    def __init__(self, logits: Tensor, temperature: float) -> None:
+    def __init__(self, logits: Logits, temperature: float) -> None:
         self.logits = logits
         self.temperature = temperature
-        self.dtype = full_dtype(logits.dtype)
+        self.dtype = full_dtype(logits.features.dtype)
         self.slices = list(row_slices(*logits.shape))
 
     def __getitem__(self, part: slice) -> Tensor:
@@ -160,7 +180,7 @@ class _Scaled:
 
     def column_logsumexp(self, u: Tensor) -> Tensor:
         """`v` (1, prototypes): over the rows of all processes, shifted by each largest entry."""
-        largest = self.logits.new_full((1, self.logits.shape[1]), float("-inf"), dtype=self.dtype)
+        largest = self.logits.features.new_full((1, self.logits.shape[1]), float("-inf"), dtype=self.dtype)
         for part in self.slices:
             largest = largest.maximum((self[part] - u[part]).amax(dim=0, keepdim=True))
         largest = all_reduce_max(largest)
@@ -172,11 +192,11 @@ class _Scaled:
     def row_logsumexp(self, v: Tensor) -> Tensor:
         """`u` (rows, 1): over the prototypes of each row."""
         parts = [(self[part] - v).logsumexp(dim=1, keepdim=True) for part in self.slices]
-        return torch.cat(parts) if parts else self.logits.new_zeros(0, 1, dtype=self.dtype)
+        return torch.cat(parts) if parts else self.logits.features.new_zeros(0, 1, dtype=self.dtype)
 
     def softmax(self, v: Tensor) -> Tensor:
         """`softmax(z - v)` of each row."""
-        probs = torch.empty(self.logits.shape, dtype=self.dtype, device=self.logits.device)
+        probs = self.logits.features.new_empty(self.logits.shape, dtype=self.dtype)
         for part in self.slices:
             probs[part] = (self[part] - v).softmax(dim=1)
         return probs

@@ -44,16 +44,23 @@ def split_pairs(
     Without local crops the local part is 0. Raises `ConfigError` if no two different crops exist.
     """
     teachers, students = pair_losses.shape
+    weights = torch.tensor(
+        pair_weights(teachers, students), dtype=pair_losses.dtype, device=pair_losses.device
+    )
+    # A loss that is not finite must not spoil the others where its weight is 0.
+    weighted = torch.where(weights > 0, weights * pair_losses, 0.0)
+    return weighted[:, :teachers].sum(), weighted[:, teachers:].sum()
+
+
+def pair_weights(teachers: int, students: int) -> list[list[float]]:
+    """The weight of each pair `[teacher][student]`: the same for all pairs of different crops."""
     pairs = teachers * (students - 1)
     if pairs < 1 or students < teachers:
         raise ConfigError(
             f"the DINO loss has no pair of different crops in {teachers} teacher and {students} "
             "student crops: the student must see every crop of the teacher, and at least two in all"
         )
-    same = torch.eye(teachers, dtype=torch.bool, device=pair_losses.device)
-    global_part = pair_losses[:, :teachers].masked_fill(same, 0.0).sum() / pairs
-    local_part = pair_losses[:, teachers:].sum() / pairs
-    return global_part, local_part
+    return [[0.0 if t == s else 1.0 / pairs for s in range(students)] for t in range(teachers)]
 
 
 def dino_loss(

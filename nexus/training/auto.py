@@ -129,6 +129,7 @@ def _compute(now: _Chooser) -> None:
     half = has_fast_bf16(kind)
     reason = f"this {kind} has {'fast' if half else 'no fast'} bf16 arithmetic"
     now.choose("compute.precision", "bf16" if half else "fp32", reason)
+    now.choose("compute.compile", False, "it gains little on CPUs, and we have not measured it on a GPU")
 
 
 def _input(now: _Chooser, facts: DataFacts) -> None:

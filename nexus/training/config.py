@@ -15,6 +15,7 @@ from nexus.data.loader import DataConfig
 from nexus.data.masking import MaskConfig
 from nexus.models.ssl import ObjectiveConfig
 from nexus.schedules import Schedule, cosine, linear_then_constant
+from nexus.training.acceleration import Checkpointing
 from nexus.training.optim import OptimConfig
 from nexus.training.step import StepValues
 
@@ -65,7 +66,7 @@ class ScheduleConfig(Config):
     batch_size: PositiveInt = 2048
     """Images per step over all devices and micro-batches."""
     accumulation: PositiveInt = 1
-    """Micro-batches per step. Centering sees the whole batch; KoLeo and Sinkhorn see one micro-batch."""
+    """Micro-batches per step; targets, centre and KoLeo see all of them, as one large batch would."""
 
 
 class ComputeConfig(Config):
@@ -77,6 +78,10 @@ class ComputeConfig(Config):
     """Arithmetic of the networks; losses are always computed in fp32."""
     threads: NonNegativeInt = 0
     """CPU threads of the training process; 0: one for each core."""
+    compile: bool = False
+    """Compile the blocks with torch.compile; where that is impossible the log says why."""
+    checkpointing: Checkpointing = "none"
+    """What the backward pass computes again: nothing, all but matrix products (`selective`), or `full`."""
 
 
 class CheckpointConfig(Config):
@@ -93,6 +98,8 @@ class LogConfig(Config):
 
     every: PositiveInt = 10
     """Steps between lines of metrics.jsonl."""
+    profile: bool = False
+    """Record three steps after the third, in the run folder's `profile`; `--profile` sets it."""
     max_bad_steps: PositiveInt = 10
     """Training stops after this many steps in a row with a loss or gradient that is not finite."""
 

@@ -202,18 +202,17 @@ def check(config: TrainConfig, dataset: ImageDataset) -> None:
 
 
 def _check_koleo(config: TrainConfig, images: int) -> None:
-    """KoLeo pushes each image away from its nearest neighbour in the micro-batch, so it needs another one."""
-    batch, parts = config.schedule.batch_size, config.schedule.accumulation
-    off = "or switch KoLeo off with objective.koleo_weight=0"
-    if batch // parts < 2:
+    """KoLeo pushes each image of a step away from its nearest neighbour there, so it needs another one."""
+    batch, off = config.schedule.batch_size, "or switch KoLeo off with objective.koleo_weight=0"
+    if batch < 2:
         raise ConfigError(
-            f"schedule.batch_size={batch} in schedule.accumulation={parts} parts is one image at a time, but "
-            f"KoLeo compares images with each other; use schedule.batch_size={2 * parts}, {off}"
+            f"schedule.batch_size={batch} is one image at a time, but KoLeo compares images with each other; "
+            f"use schedule.batch_size=2, {off}"
         )
     if images < 2:
         raise ConfigError(f"there is only one image, but KoLeo compares images; use more images, {off}")
-    if batch // parts > images:
+    if batch > images:
         raise ConfigError(
             f"schedule.batch_size={batch} is more than the {images} images there are, so a step sees one "
-            f"twice, and KoLeo pushes its copies apart; use schedule.batch_size={images * parts}, {off}"
+            f"twice, and KoLeo pushes its copies apart; use schedule.batch_size={images}, {off}"
         )

@@ -23,13 +23,16 @@ from nexus.log import copied_to, logger
 from nexus.training.config import Schedules, TrainConfig
 from nexus.training.guards import Guards
 from nexus.training.interrupt import Interrupt, graceful_stop
-from nexus.training.metrics import Clock, append_line, read_lines
+from nexus.training.memory import keep_freed_memory
+from nexus.training.metrics import append_line, read_lines
 from nexus.training.online_eval import OnlineKNN
+from nexus.training.profiling import StepProfiler
 from nexus.training.progress import TrainProgress
 from nexus.training.run import FaultList, RunFolder, survive_full_disk
 from nexus.training.saving import Saver
 from nexus.training.state import TrainState, build_state, vit_config
 from nexus.training.step import StepValues, train_step
+from nexus.training.throughput import Throughput
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ def run(config: TrainConfig, dataset: ImageDataset, folder: RunFolder) -> RunRes
             folder.write_settings(dump_yaml(config))
         with copied_to(folder.log):
             device = torch.device(config.compute.device)
+            if device.type == "cpu":
+                keep_freed_memory()
             if config.compute.threads:
                 torch.set_num_threads(config.compute.threads)
             state = build_state(config, device, resuming=done > 0)
@@ -82,7 +87,8 @@ def _train(
     saver = Saver(config, dataset, folder, state)
     failure: NexusError | None = None
     stream = batches(config, dataset, state.step, device)
-    progress, clock = TrainProgress(state.step, steps), Clock()
+    progress, clock = TrainProgress(state.step, steps), Throughput(config, device)
+    profiler = StepProfiler(folder.path / "profile", device, enabled=config.log.profile)
     try:
         while state.step < steps and not interrupt:
             clock.wait()
@@ -103,6 +109,7 @@ def _train(
             state.step += 1
             state.means.add(metrics)
             progress.advance(state.step)
+            profiler.step()
 
             # -- once in a while ------------------------------------------------------------------
             if state.step % config.log.every == 0 or state.step in (1, steps):
@@ -118,6 +125,7 @@ def _train(
     finally:
         stream.close()
         progress.close()
+        profiler.close()
     if failure or state.step < steps:
         _stop_early(saver, interrupt, failure)
 
@@ -170,7 +178,7 @@ def _stop_early(saver: Saver, interrupt: Interrupt, failure: NexusError | None) 
 
 
 def _record(
-    state: TrainState, values: StepValues, clock: Clock, config: TrainConfig, folder: RunFolder
+    state: TrainState, values: StepValues, clock: Throughput, config: TrainConfig, folder: RunFolder
 ) -> dict[str, Any]:
     """The means since the last record, this step's values and the rate, added to metrics.jsonl."""
     means = state.means.read()
@@ -184,7 +192,7 @@ def _record(
         "momentum": values.momentum,
         "teacher_temp": values.teacher_temp,
         "seen": state.step * config.schedule.batch_size,
-        **clock.read(config.schedule.batch_size),
+        **clock.read(),
     }
     with survive_full_disk(f"{folder.metrics}"):
         append_line(folder.metrics, record)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,32 +87,5 @@ def sentence(record: dict[str, Any], steps: int) -> str:
     if "images_per_second" in record:
         parts.append(f"{record['images_per_second']:.1f} images/s")
         parts.append(f"data wait {record['data_wait']:.0%}")
+        parts.append(f"MFU {record['mfu']:.0%}")
     return "  ".join(parts)
-
-
-class Clock:
-    """Rate and share of time spent waiting for data, between two readings."""
-
-    def __init__(self) -> None:
-        self._waiting, self._steps = 0.0, 0
-        self._since = self._mark = time.monotonic()
-
-    def wait(self) -> None:
-        """From now on the step waits for data."""
-        self._mark = time.monotonic()
-
-    def work(self) -> None:
-        """The data have come."""
-        self._waiting += time.monotonic() - self._mark
-        self._steps += 1
-
-    def read(self, batch_size: int) -> dict[str, float]:
-        """`images_per_second` and `data_wait` (0..1) since the last reading."""
-        now = time.monotonic()
-        elapsed = max(now - self._since, 1e-9)
-        values = {
-            "images_per_second": self._steps * batch_size / elapsed,
-            "data_wait": self._waiting / elapsed,
-        }
-        self._waiting, self._steps, self._since = 0.0, 0, now
-        return values

@@ -104,7 +104,7 @@ def _undecayed(name: str) -> bool:
 def build_optimizer(model: BaseSSL, config: OptimConfig) -> torch.optim.AdamW:
     """AdamW over all groups; learning rates are set anew at each step by `set_rates`."""
     groups = parameter_groups(model, config)
-    fused = all(p.device.type == "cuda" for group in groups for p in group["params"])
+    fused = all(p.device.type in ("cuda", "cpu") for group in groups for p in group["params"])
     return torch.optim.AdamW(
         groups, lr=0.0, betas=(config.beta1, config.beta2), fused=fused, foreach=not fused
     )

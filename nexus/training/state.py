@@ -9,6 +9,7 @@ from nexus import checkpoint
 from nexus.log import logger
 from nexus.models.ssl import DINOv2
 from nexus.models.vision import ViTConfig, architecture
+from nexus.training.acceleration import checkpoint_blocks, compile_blocks
 from nexus.training.config import ModelConfig, TrainConfig
 from nexus.training.metrics import RunningMeans
 from nexus.training.optim import build_optimizer
@@ -77,6 +78,10 @@ def build_state(config: TrainConfig, device: torch.device, *, resuming: bool = F
         model.teacher_backbone.load_state_dict(model.student_backbone.state_dict())
         logger.info("%s", report)
     model.to(device).train()
+    checkpoint_blocks(model.student_backbone, config.compute.checkpointing)
+    if config.compute.compile:
+        for backbone in (model.student_backbone, model.teacher_backbone):
+            compile_blocks(backbone, device)
     scaler = torch.amp.GradScaler(device.type, enabled=config.compute.precision == "fp16")
     return TrainState(model, build_optimizer(model, config.optim), scaler)
 

@@ -57,13 +57,12 @@ def train_step(
     )
     optimizer.zero_grad(set_to_none=True)
     gathered: list[dict[str, Tensor]] = []
-    for number, batch in enumerate(micro_batches, start=1):
-        with autocast(batch.global_crops.device, precision):
-            loss, metrics = model(
-                batch,
-                teacher_temp=values.teacher_temp,
-                last_micro_batch=number == len(micro_batches),
-            )
+    half = autocast(micro_batches[0].global_crops.device, precision)
+    with half:
+        all_asked = model.ask(micro_batches, teacher_temp=values.teacher_temp)
+    for batch, asked in zip(micro_batches, all_asked, strict=True):
+        with half:
+            loss, metrics = model(batch, teacher_temp=values.teacher_temp, asked=asked)
         scaler.scale(loss / len(micro_batches)).backward()
         gathered.append(metrics)
     scaler.unscale_(optimizer)

@@ -152,10 +152,12 @@ def test_centre_moves_once_a_step_by_the_mean_over_micro_batches() -> None:
     no_masks = Masks.from_grid(torch.zeros(8, 16, dtype=torch.bool))
     half_masks = Masks.from_grid(torch.zeros(4, 16, dtype=torch.bool))
     empty = torch.zeros(0, 3, 16, 16)
-    whole(Batch(torch.cat(crops), empty, no_masks, 4), teacher_temp=0.05)
-    for part, last in ((slice(0, 2), False), (slice(2, 4), True)):
-        batch = Batch(torch.cat([crop[part] for crop in crops]), empty, half_masks, 2)
-        parts(batch, teacher_temp=0.05, last_micro_batch=last)
+    whole.ask([Batch(torch.cat(crops), empty, no_masks, 4)], teacher_temp=0.05)
+    halves = slice(0, 2), slice(2, 4)
+    parts.ask(
+        [Batch(torch.cat([crop[half] for crop in crops]), empty, half_masks, 2) for half in halves],
+        teacher_temp=0.05,
+    )
     assert whole.center.abs().sum() > 0
     torch.testing.assert_close(parts.center, whole.center)
 
@@ -204,3 +206,75 @@ def test_switching_terms_off() -> None:
     }
     loss.backward()
     assert model.student_backbone.mask_token.grad is None
+
+
+# -- several micro-batches ----------------------------------------------------------------------------
+
+
+def joined(first: Batch, second: Batch) -> Batch:
+    """Two micro-batches as one batch."""
+
+    def crops(a: Tensor, b: Tensor, count: int) -> Tensor:
+        return torch.cat([part for pair in zip(a.chunk(count), b.chunk(count), strict=True) for part in pair])
+
+    grid = crops(first.masks.grid, second.masks.grid, 2)
+    return Batch(
+        crops(first.global_crops, second.global_crops, 2),
+        crops(first.local_crops, second.local_crops, first.local_count),
+        Masks.from_grid(grid),
+        first.images + second.images,
+    )
+
+
+@pytest.mark.parametrize("centering", ["centering", "sinkhorn_knopp"])
+@pytest.mark.parametrize("separate", [False, True])
+def test_micro_batches_equal_the_large_batch(centering: str, separate: bool) -> None:
+    """Loss, every gradient and the centre: targets and KoLeo's neighbours are those of the whole step."""
+    model = model_of(centering=centering, separate_patch_head=separate, dtype=torch.float64)
+    for part in (model.centering, model.patch_centering):
+        if centering == "centering":
+            part.center.normal_(std=0.1)
+    state = copy.deepcopy(model.state_dict())
+    halves = batch_of(dtype=torch.float64), batch_of(dtype=torch.float64)
+    loss, _ = model(joined(*halves), teacher_temp=0.05)
+    loss.backward()
+    expected = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    centre = model.center.clone()
+    model.zero_grad(set_to_none=True)
+    model.load_state_dict(state)
+
+    losses = []
+    for batch, asked in zip(halves, model.ask(halves, teacher_temp=0.05), strict=True):
+        loss_of_part, _ = model(batch, asked=asked)
+        (loss_of_part / 2).backward()
+        losses.append(loss_of_part.detach())
+    torch.testing.assert_close(torch.stack(losses).mean(), loss.detach(), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(model.center, centre)
+    for name, parameter in model.named_parameters():
+        if name in expected:
+            torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-6, atol=1e-10)
+    alone = sum(model(batch, teacher_temp=0.05)[0].detach() for batch in halves) / 2
+    assert abs(float(alone - loss.detach())) > 1e-4, "neighbours across micro-batches matter here"
+
+
+def test_the_first_look_draws_the_same_stochastic_depth() -> None:
+    """KoLeo's features of the first and of the second pass are the same, whatever was drawn between."""
+    model = model_of()
+    for block in model.student_backbone.blocks:
+        block.drop_path_rate = 0.5
+    halves = batch_of(), batch_of()
+    seen: list[Tensor] = []
+    read = model.student_backbone.read
+
+    def recording(*args, **keywords):
+        cls, patches = read(*args, **keywords)
+        if len(cls) == 6 and args[0].shape[-1] == 32:
+            seen.append(cls.detach())
+        return cls, patches
+
+    model.student_backbone.read = recording
+    for batch, asked in zip(halves, model.ask(halves, teacher_temp=0.05), strict=True):
+        model(batch, asked=asked)
+    assert len(seen) == 4
+    torch.testing.assert_close(seen[0], seen[2])
+    torch.testing.assert_close(seen[1], seen[3])

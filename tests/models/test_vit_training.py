@@ -226,3 +226,29 @@ def test_attention_written_out_equals_the_fused_kernel() -> None:
     query, key, value = torch.randn(3, 2, 2, 9, 16).bfloat16().unbind(0)
     expected = F.scaled_dot_product_attention(query.float(), key.float(), value.float())
     torch.testing.assert_close(attend(query, key, value).float(), expected, rtol=0.02, atol=0.02)
+
+
+# ---- only what is read -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+@pytest.mark.parametrize("registers", [0, 2])
+def test_what_is_read_is_what_forward_features_gives(rate: float, registers: int) -> None:
+    """The same draws of stochastic depth, the same numbers, the same gradients; the rest is not computed."""
+    model = tiny(num_register_tokens=registers, drop_path_rate=rate).train()
+    x, masks = torch.randn(5, 3, 28, 42), torch.rand(5, 6) < 0.4
+    index = masks.flatten().nonzero().flatten()
+    torch.manual_seed(4)
+    features = model.forward_features(x, masks)
+    expected = features["x_norm_clstoken"], features["x_norm_patchtokens"].flatten(0, 1)[index]
+    torch.manual_seed(4)
+    got = model.read(x, masks, index)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+    for pair in (got, expected):
+        model.zero_grad()
+        sum((part**3).sum() for part in pair).backward()
+        for parameter in model.parameters():
+            parameter.others = [*getattr(parameter, "others", []), parameter.grad.clone()]
+    for name, parameter in model.named_parameters():
+        first, second = parameter.others
+        torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-3 * float(second.abs().max()), msg=name)

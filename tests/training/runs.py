@@ -20,6 +20,7 @@ from nexus.training import RunResult, TrainConfig, train
 from nexus.training.metrics import read_lines
 from nexus.training.run import RunFolder
 from nexus.training.state import TrainState, build_state
+from nexus.training.throughput import CLOCK_KEYS
 
 DATA = "synthetic:n=22,size=32,classes=2"
 SETTINGS: dict[str, Any] = {
@@ -155,7 +156,7 @@ def _hash(tensors: dict[str, torch.Tensor]) -> str:
 def lines(out: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl without what depends on the clock."""
     records = read_lines(out / "metrics.jsonl")
-    return [{k: v for k, v in r.items() if k not in ("images_per_second", "data_wait")} for r in records]
+    return [{k: v for k, v in r.items() if k not in CLOCK_KEYS} for r in records]
 
 
 def log(out: Path) -> str:

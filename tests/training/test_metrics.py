@@ -33,6 +33,7 @@ def test_every_line_is_strict_json_with_all_keys(run):
         record = json.loads(line, parse_constant=refuse)
         assert record.keys() == {
             "step", "seen", "loss", "finite", "center_norm", "images_per_second", "data_wait",
+            "flops_per_second", "mfu", "peak_memory",
             "loss/dino_global", "loss/dino_local", "loss/ibot", "loss/koleo",
             "uniform/dino_global", "uniform/dino_local", "uniform/ibot", "uniform/entropy",
             "teacher/entropy", "teacher/patch_entropy", "grad_norm/backbone", "grad_norm/head",
@@ -40,6 +41,8 @@ def test_every_line_is_strict_json_with_all_keys(run):
         }  # fmt: skip
         assert record["images_per_second"] > 0
         assert 0 <= record["data_wait"] <= 1
+        assert 0 < record["mfu"] < 1
+        assert record["peak_memory"] > 1e8
         assert record["grad_norm/backbone"] > 0
         assert record["finite"] == 1
 
@@ -106,7 +109,7 @@ def test_a_run_whose_last_line_is_cut_off_goes_on(tmp_path):
 
 def test_a_sentence_for_people():
     record = {"step": 3, "loss": 9.1, "loss/ibot": 2.5, "uniform/ibot": 2.4}
-    record |= {"images_per_second": 31.25, "data_wait": 0.034}
-    text = "step 3/60  loss 9.100  ibot 2.500 (uniform 2.400)  31.2 images/s  data wait 3%"
+    record |= {"images_per_second": 31.25, "data_wait": 0.034, "mfu": 0.61}
+    text = "step 3/60  loss 9.100  ibot 2.500 (uniform 2.400)  31.2 images/s  data wait 3%  MFU 61%"
     assert sentence(record, 60) == text
     assert sentence({"step": 3}, 60) == "step 3/60  loss nan"

@@ -183,7 +183,7 @@ def poison(monkeypatch, bad: set[int], where: str = "pixels") -> list[tuple[int,
                 crops[0, 0, 0, 0] = torch.nan
                 micro_batches = [replace(first, global_crops=crops), *rest]
             elif number in bad:
-                patch.setattr("nexus.models.ssl.dinov2.koleo_loss", lambda x: x.sum() * torch.nan)
+                patch.setattr("nexus.models.ssl.objective.koleo_loss", lambda x: x.sum() * torch.nan)
             before = [tensor.clone() for tensor in everything(model, optimizer)]
             metrics = original(model, micro_batches, optimizer, *args, **keywords)
         after = everything(model, optimizer)

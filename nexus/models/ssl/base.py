@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -9,13 +10,27 @@ from nexus.data.batch import Batch
 
 
 class BaseSSL(nn.Module, ABC):
-    """A self-supervised method. The trainer calls the four members below and nothing else."""
+    """A self-supervised method. The trainer calls the five members below and nothing else."""
+
+    def ask(self, micro_batches: Sequence[Batch], *, teacher_temp: float | None = None) -> Sequence[Any]:
+        """What the teacher asks for in a step, for each micro-batch, under the statistics of them all.
+
+        As it stands here: nothing, each micro-batch is a step of its own.
+        """
+        return [None] * len(micro_batches)
 
     @abstractmethod
     def forward(
-        self, images: Batch | Sequence[Tensor], *, teacher_temp: float | None = None
+        self,
+        images: Batch | Sequence[Tensor],
+        *,
+        teacher_temp: float | None = None,
+        asked: Any = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss (a scalar with a graph) and metrics (detached 0-d tensors) of one micro-batch."""
+        """Loss (a scalar with a graph) and metrics (detached 0-d tensors) of one micro-batch.
+
+        `asked` is its entry of what `ask` gave; left out, the micro-batch is a step of its own.
+        """
 
     @abstractmethod
     def update_teacher(self, momentum: float | None = None) -> None:

@@ -13,77 +13,36 @@ Oquab et al., "DINOv2: Learning Robust Visual Features without Supervision" (arX
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from nexus.config import Config, Share, build
+from nexus.config import build
 from nexus.data.batch import Batch, Masks
 from nexus.data.masking import BlockMasker, MaskConfig
 from nexus.data.multicrop import MultiCropAugmentation
 from nexus.errors import ConfigError, unknown
 from nexus.losses import (
+    Centering,
+    Logits,
+    Targets,
+    Term,
     build_centering,
-    dino_pair_losses,
-    entropy,
-    ibot_loss,
-    koleo_loss,
-    split_pairs,
+    pair_weights,
+    prototype_loss,
 )
 from nexus.models.ssl.base import BaseSSL
 from nexus.models.ssl.head import DINOv2Head
+from nexus.models.ssl.objective import Asked, ObjectiveConfig, Spread, sum_of_koleo
 from nexus.models.vision import ViTConfig, architecture, build_backbone
 
 __all__ = ["DINOv2", "DINOv2Head", "MultiCropAugmentation", "ObjectiveConfig"]
 
 
-class ObjectiveConfig(Config):
-    """The training objective: loss terms, heads, centering. Defaults are the official ones."""
-
-    out_dim: PositiveInt = 65536
-    """Prototypes K of the CLS head."""
-    bottleneck_dim: PositiveInt = 256
-    """Width of the normalised layer before the prototypes."""
-    hidden_dim: PositiveInt = 2048
-    """Width of the hidden layers of the heads."""
-    head_layers: PositiveInt = 3
-    """Linear layers of a head before the prototypes."""
-    separate_patch_head: bool = False
-    """Give the masked patches a head of their own (official ViT-L/14 and ViT-g/14 recipes)."""
-    patch_out_dim: PositiveInt | None = None
-    """Prototypes of the separate patch head; left out: as `out_dim`."""
-    patch_bottleneck_dim: PositiveInt = 256
-    """Bottleneck of the separate patch head."""
-    head_output: Literal["weight_norm", "seed"] = "weight_norm"
-    """`seed` is the seed document's head, L2-normalised after the prototypes: see docs/fidelity.md."""
-    dino_weight: NonNegativeFloat = 1.0
-    """Weight of the DINO loss on CLS tokens."""
-    ibot_weight: NonNegativeFloat = 1.0
-    """Weight of the iBOT loss on masked patches; 0 also switches the masks off."""
-    koleo_weight: NonNegativeFloat = 0.1
-    """Weight of KoLeo, for each of the two global crops."""
-    centering: Literal["centering", "sinkhorn_knopp"] = "centering"
-    """How teacher logits become targets: softmax with a moving centre, or Sinkhorn-Knopp."""
-    center_momentum: Share = 0.9
-    """Momentum of the moving centre, per step."""
-    student_temp: PositiveFloat = 0.1
-    """Softmax temperature of the student."""
-
-
 _TEMP_RULES = ("official", "linear", "seed")
-
-
-@dataclass(frozen=True)
-class Targets:
-    """What the teacher asks of the student: each row sums to 1."""
-
-    cls: Float[Tensor, "2 batch prototypes"]
-    patches: Float[Tensor, "masked patch_prototypes"] | None
 
 
 class DINOv2(BaseSSL):
@@ -194,95 +153,152 @@ class DINOv2(BaseSSL):
         images: Batch | Sequence[Tensor],
         *,
         teacher_temp: float | None = None,
-        last_micro_batch: bool = True,
+        asked: Asked | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and metrics of one micro-batch of normalised crops.
 
         `images` is a `Batch`, or the seed's list `[global 1, global 2, local 1, ...]` of (B, 3, H, W)
-        tensors, for which masks are drawn here. The centre takes this batch in after it was used; under
-        gradient accumulation it moves once, at the last micro-batch, by the mean over all of them.
+        tensors, for which masks are drawn here. `asked` comes from `ask`; left out, the micro-batch is a step
+        of its own.
         """
         batch = images if isinstance(images, Batch) else self._batch_of(images)
-        temperature = self.get_teacher_temp(self.epoch) if teacher_temp is None else teacher_temp
-        targets = self._targets(batch, temperature)
-        if last_micro_batch:
-            self.centering.fold()
-            self.patch_centering.fold()
-        loss, metrics = self._student_losses(batch, targets)
-        metrics["teacher_temp"] = torch.tensor(temperature)
-        metrics["ema_momentum"] = torch.tensor(self.get_ema_momentum(self.epoch))
-        metrics["center_norm"] = self.center.norm()
-        return loss, metrics
+        if asked is None:
+            (asked,) = self.ask([batch], teacher_temp=teacher_temp)
+        return self._student_losses(batch, asked)
 
     @torch.no_grad()
-    def _targets(self, batch: Batch, temperature: float) -> Targets:
-        """The teacher's probabilities for CLS tokens and masked patches of the unmasked global crops."""
-        features = self.teacher_backbone.forward_features(batch.global_crops)
-        logits = self.teacher_head(features["x_norm_clstoken"])
-        cls = self.centering.targets(logits, temperature)
-        self.centering.observe(logits)
-        patches = None
-        if self.objective.ibot_weight > 0:
-            masked = features["x_norm_patchtokens"].flatten(0, 1)[batch.masks.index]
-            patch_logits = (self.teacher_patch_head or self.teacher_head)(masked)
-            patches = self.patch_centering.targets(patch_logits, temperature)
-            self.patch_centering.observe(patch_logits)
-        return Targets(cls.unflatten(0, (2, batch.images)), patches)
+    def ask(self, micro_batches: Sequence[Batch], *, teacher_temp: float | None = None) -> list[Asked]:
+        """What the teacher asks of the student in a step, for each micro-batch.
 
-    def _student_losses(self, batch: Batch, targets: Targets) -> tuple[Tensor, dict[str, Tensor]]:
+        Centering sees the global crops of the whole step; the moving centre takes them in after it was used.
+        """
+        temperature = self.get_teacher_temp(self.epoch) if teacher_temp is None else teacher_temp
+        seen = [self._teacher_sees(batch) for batch in micro_batches]
+        cls = self._targets([cls for cls, _ in seen], self.teacher_head, self.centering, temperature)
+        patches: Sequence[Targets | None] = [None] * len(seen)
+        if self.objective.ibot_weight > 0:
+            head = self.teacher_patch_head or self.teacher_head
+            patches = self._targets([rows for _, rows in seen], head, self.patch_centering, temperature)
+        koleo: Sequence[Spread | None] = [None] * len(seen)
+        if self.objective.koleo_weight > 0 and len(seen) > 1:
+            koleo = self._spread(micro_batches)
+        return [Asked(temperature, *parts) for parts in zip(cls, patches, koleo, strict=True)]
+
+    def _teacher_sees(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Bottleneck features of CLS tokens and masked patches of the unmasked global crops."""
+        hidden = batch.masks.index if self.objective.ibot_weight > 0 else None
+        cls, masked = self.teacher_backbone.read(batch.global_crops, None, hidden)
+        return self._narrow(self.teacher_head, self.teacher_patch_head, cls, masked)
+
+    def _narrow(
+        self, head: DINOv2Head, patch_head: DINOv2Head | None, cls: Tensor, masked: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Bottleneck features of both kinds of token, in one call where they share a head."""
+        if self.objective.ibot_weight == 0:
+            return head.bottleneck(cls), masked[:0]
+        if patch_head is not None:
+            return head.bottleneck(cls), patch_head.bottleneck(masked)
+        both = head.bottleneck(torch.cat([cls, masked]))
+        return both[: len(cls)], both[len(cls) :]
+
+    def _spread(self, micro_batches: Sequence[Batch]) -> list[Spread]:
+        """KoLeo over the whole step and its slope, from a first look of the student at all micro-batches.
+
+        Nearest neighbours may lie in other micro-batches, so their features must be known before the first
+        backward pass. The second look draws the same stochastic depth: each begins with the same seed.
+        """
+        seeds = torch.randint(2**62, (len(micro_batches),)).tolist()
+        looks = []
+        for batch, seed in zip(micro_batches, seeds, strict=True):
+            torch.manual_seed(seed)
+            grid = batch.masks.grid if self.objective.ibot_weight > 0 else None
+            looks.append(self.student_backbone.read(batch.global_crops, grid)[0].unflatten(0, (2, -1)))
+        crops = torch.cat(looks, dim=1).requires_grad_()
+        with torch.enable_grad():
+            loss = sum_of_koleo(crops)
+        (slope,) = torch.autograd.grad(loss, crops)
+        parts = slope.split([batch.images for batch in micro_batches], dim=1)
+        return [
+            Spread(seed, loss.detach(), len(seeds) * part.flatten(0, 1))
+            for seed, part in zip(seeds, parts, strict=True)
+        ]
+
+    @staticmethod
+    def _targets(
+        rows: Sequence[Tensor], head: DINOv2Head, centering: Centering, temperature: float
+    ) -> list[Targets]:
+        """Targets of each micro-batch under the centering of them all, which then moves on."""
+        logits = Logits(torch.cat(list(rows)), head.prototypes)
+        offset = centering.offset(logits, temperature)
+        centering.update(logits)
+        return Targets(logits, temperature, offset).split([len(part) for part in rows])
+
+    def _student_losses(self, batch: Batch, asked: Asked) -> tuple[Tensor, dict[str, Tensor]]:
         """Every loss term of the student, weighted and named, and their sum."""
-        want = self.objective
-        grid = batch.masks.grid if want.ibot_weight > 0 else None
-        features = self.student_backbone.forward_features(batch.global_crops, masks=grid)
-        cls_global = features["x_norm_clstoken"]
+        want, images = self.objective, batch.images
+        if asked.koleo is not None:
+            torch.manual_seed(asked.koleo.seed)
+        grid, hidden = (batch.masks.grid, batch.masks.index) if want.ibot_weight > 0 else (None, None)
+        cls_global, masked = self.student_backbone.read(batch.global_crops, grid, hidden)
         cls_all = cls_global
         if batch.local_crops.shape[0]:
-            local = self.student_backbone.forward_features(batch.local_crops)
-            cls_all = torch.cat([cls_global, local["x_norm_clstoken"]])
-        logits = self.student_head(cls_all).unflatten(0, (-1, batch.images))
-        pairs = dino_pair_losses(logits, targets.cls, self.student_temp)
-        terms: dict[str, Tensor] = {}
-        dino_global, dino_local = split_pairs(pairs)
-        terms["dino_global"] = want.dino_weight * dino_global
-        if batch.local_crops.shape[0]:
-            terms["dino_local"] = want.dino_weight * dino_local
-        if targets.patches is not None:
-            masked = features["x_norm_patchtokens"].flatten(0, 1)[batch.masks.index]
-            patch_logits = (self.student_patch_head or self.student_head)(masked)
-            terms["ibot"] = want.ibot_weight * ibot_loss(
-                patch_logits,
-                targets.patches,
-                batch.masks.weight,
-                2 * batch.images,
-                self.student_temp,
-            )
+            cls_all = torch.cat([cls_global, self.student_backbone.read(batch.local_crops)[0]])
+        cls, patches = self._narrow(self.student_head, self.student_patch_head, cls_all, masked)
+        crops = 2 + batch.local_count
+        dino = Term(
+            cls.unflatten(0, (crops, images)),
+            asked.cls,
+            pair_weights(2, crops),
+            torch.full((images,), want.dino_weight / images, device=cls.device),
+        )
+        ibot = None
+        if asked.patches is not None:
+            weight = batch.masks.weight * (want.ibot_weight / (2 * images))
+            ibot = Term(patches.unsqueeze(0), asked.patches, [[1.0]], weight)
+        loss, metrics = self._cross_entropies(dino, ibot)
         if want.koleo_weight > 0:
-            koleo = torch.stack([koleo_loss(crop) for crop in cls_global.chunk(2)])
-            terms["koleo"] = want.koleo_weight * koleo.sum()
-        loss = torch.stack(list(terms.values())).sum()
-        return loss, self._metrics(batch, targets, loss, terms)
+            spread = asked.koleo.loss_at(cls_global) if asked.koleo else sum_of_koleo(cls_global.chunk(2))
+            loss = loss + want.koleo_weight * spread
+            metrics["loss/koleo"] = want.koleo_weight * spread.detach()
+        return loss, metrics | self._references(batch, asked, loss)
+
+    def _cross_entropies(self, dino: Term, ibot: Term | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """DINO and iBOT, and what there is to say of them; together where they share the prototypes."""
+        head, temp = self.student_head, self.student_temp
+        if ibot is None or self.student_patch_head is None:
+            terms = [dino] if ibot is None else [dino, ibot]
+            results = [prototype_loss(head.prototypes, terms, temp)]
+        else:
+            pairs = (head, dino), (self.student_patch_head, ibot)
+            results = [prototype_loss(net.prototypes, [term], temp) for net, term in pairs]
+        crops = [part for result in results for part in result.crops]
+        entropy = [part for result in results for part in result.entropy]
+        metrics = {"loss/dino_global": crops[0][:2].sum(), "teacher/entropy": entropy[0]}
+        if len(crops[0]) > 2:
+            metrics["loss/dino_local"] = crops[0][2:].sum()
+        if ibot is not None:
+            metrics |= {"loss/ibot": crops[1].sum(), "teacher/patch_entropy": entropy[1]}
+        return torch.stack([result.loss for result in results]).sum(), metrics
 
     @torch.no_grad()
-    def _metrics(
-        self, batch: Batch, targets: Targets, loss: Tensor, terms: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """Loss terms, each beside the value that it has while every output is uniform."""
+    def _references(self, batch: Batch, asked: Asked, loss: Tensor) -> dict[str, Tensor]:
+        """The whole loss, what its terms would be if every output were uniform, and scheduled values."""
         want = self.objective
         metrics = {"loss": loss.detach()}
-        metrics.update({f"loss/{name}": term.detach() for name, term in terms.items()})
         crops = 2 + batch.local_count
         pairs = 2 * (crops - 1)
         uniform = want.dino_weight * math.log(want.out_dim)
         metrics["uniform/dino_global"] = torch.tensor(uniform * 2 / pairs)
         if batch.local_count:
             metrics["uniform/dino_local"] = torch.tensor(uniform * 2 * batch.local_count / pairs)
-        metrics["teacher/entropy"] = entropy(targets.cls.flatten(0, 1))
         metrics["uniform/entropy"] = torch.tensor(math.log(want.out_dim))
-        if targets.patches is not None:
-            prototypes = targets.patches.shape[1]
+        if asked.patches is not None:
+            prototypes = asked.patches.logits.shape[1]
             share = batch.masks.weight.sum() / (2 * batch.images)
             metrics["uniform/ibot"] = share * (want.ibot_weight * math.log(prototypes))
-            metrics["teacher/patch_entropy"] = entropy(targets.patches)
+        metrics["teacher_temp"] = torch.tensor(asked.temperature)
+        metrics["ema_momentum"] = torch.tensor(self.get_ema_momentum(self.epoch))
+        metrics["center_norm"] = self.center.norm()
         return metrics
 
     def _batch_of(self, crops: Sequence[Tensor]) -> Batch:

@@ -34,9 +34,8 @@ class WeightNormLinear(nn.Module):
     @property
     def weight(self) -> Float[Tensor, "prototypes bottleneck"]:
         """The effective weight, computed in at least float32, in the dtype of the parameters."""
-        v = _at_least_float32(self.weight_v)
-        length = torch.linalg.vector_norm(v, dim=1, keepdim=True)
-        return (v * (_at_least_float32(self.weight_g) / length)).to(self.weight_v.dtype)
+        v, g = _at_least_float32(self.weight_v), _at_least_float32(self.weight_g)
+        return torch._weight_norm(v, g, 0).to(self.weight_v.dtype)
 
     def forward(self, x: Float[Tensor, "... bottleneck"]) -> Float[Tensor, "... prototypes"]:
         """`x @ weight.T`."""
@@ -111,8 +110,17 @@ class DINOv2Head(nn.Module):
 
     def forward(self, x: Float[Tensor, "... in_dim"]) -> Float[Tensor, "... out_dim"]:
         """Prototype logits of each feature."""
-        x = _unit(self.mlp(x))
+        x = self.bottleneck(x)
         return x if self.last_layer is None else self.last_layer(x)
+
+    def bottleneck(self, x: Float[Tensor, "... in_dim"]) -> Float[Tensor, "... bottleneck"]:
+        """What the prototypes are compared with: `forward(x) = bottleneck(x) @ prototypes.T`."""
+        return _unit(self.mlp(x))
+
+    @property
+    def prototypes(self) -> Float[Tensor, "prototypes bottleneck"] | None:
+        """The effective weight of the last layer, computed anew at each call; none for `output="seed"`."""
+        return None if self.last_layer is None else self.last_layer.weight
 
 
 def _mlp(in_dim: int, hidden_dim: int, out_dim: int, layers: int) -> nn.Module:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -43,8 +43,12 @@ class Attention(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
         """Every token as a mixture of all tokens of its image."""
+        return self.proj(self.mixed(x))
+
+    def mixed(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
+        """The mixtures before the projection, heads side by side."""
         query, key, value = self._split(x)
-        return self.proj(attend(query, key, value).transpose(1, 2).flatten(2))
+        return attend(query, key, value).transpose(1, 2).flatten(2)
 
     def weights(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch heads tokens tokens"]:
         """The attention itself, written out: row `i` says what token `i` looks at, and sums to 1."""
@@ -83,7 +87,7 @@ class Mlp(nn.Module):
         self.fc1 = nn.Linear(dim, hidden_dim, bias=bias)
         self.fc2 = nn.Linear(hidden_dim, dim, bias=bias)
 
-    def forward(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
+    def forward(self, x: Float[Tensor, "... dim"]) -> Float[Tensor, "... dim"]:
         """Each token on its own."""
         return self.fc2(F.gelu(self.fc1(x)))
 
@@ -101,7 +105,7 @@ class SwiGLU(nn.Module):
         self.w12 = nn.Linear(dim, 2 * gated_dim, bias=bias)
         self.w3 = nn.Linear(gated_dim, dim, bias=bias)
 
-    def forward(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
+    def forward(self, x: Float[Tensor, "... dim"]) -> Float[Tensor, "... dim"]:
         """Each token on its own."""
         gate, value = self.w12(x).chunk(2, dim=-1)
         return self.w3(F.silu(gate) * value)
@@ -133,7 +137,7 @@ class LayerScale(nn.Module):
         """Every factor back to `init_values`."""
         nn.init.constant_(self.gamma, self.init_values)
 
-    def forward(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
+    def forward(self, x: Float[Tensor, "... dim"]) -> Float[Tensor, "... dim"]:
         """The tokens, scaled channel by channel."""
         return x * self.gamma
 
@@ -167,6 +171,22 @@ def add_branch(
     return torch.index_add(x, 0, chosen, residual, alpha=batch / kept)
 
 
+def _drawn(batch: int, rate: float, device: torch.device) -> tuple[Tensor | None, Tensor, Tensor]:
+    """`add_branch`'s draw: the chosen images, each image's slot among them, and its factor (batch, 1).
+
+    Nothing chosen means all. An image that is left out gets slot 0 and factor 0.
+    """
+    kept = kept_samples(batch, rate)
+    if rate == 0.0 or kept == batch:
+        return None, torch.arange(batch, device=device), torch.ones(batch, 1, device=device)
+    chosen = torch.randperm(batch, device=device)[:kept]
+    slot = torch.zeros(batch, dtype=torch.long, device=device)
+    slot[chosen] = torch.arange(kept, device=device)
+    factor = torch.zeros(batch, 1, device=device)
+    factor[chosen] = batch / kept
+    return chosen, slot, factor
+
+
 class Block(nn.Module):
     """A transformer block; see the top of this file. `drop_path_rate` acts in training only."""
 
@@ -193,11 +213,30 @@ class Block(nn.Module):
         self.mlp = ffn(dim, int(dim * mlp_ratio), bias=ffn_bias)
         self.ls2 = LayerScale(dim, init_values) if init_values else nn.Identity()
 
-    def forward(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
-        """Tokens after this block; each branch draws its own subset of the batch."""
+    def forward(
+        self, x: Float[Tensor, "batch tokens dim"], rows: Int[Tensor, " rows"] | None = None
+    ) -> Float[Tensor, "batch tokens dim"] | Float[Tensor, "rows dim"]:
+        """Tokens after this block; each branch draws its own subset of the batch.
+
+        With `rows` only the tokens at these places of the flat (batch · tokens) table: the same numbers as
+        without, but what follows attention is computed for them alone.
+        """
         rate = self.drop_path_rate if self.training else 0.0
+        if rows is not None:
+            return self._at(x, rows, rate)
         x = add_branch(x, self._attention_branch, rate)
         return add_branch(x, self._feed_forward_branch, rate)
+
+    def _at(self, x: Tensor, rows: Tensor, rate: float) -> Tensor:
+        """`forward` at some tokens; rows of images that stochastic depth leaves out get 0 times a branch."""
+        batch, tokens, _ = x.shape
+        image, place = rows // tokens, rows % tokens
+        chosen, slot, factor = _drawn(batch, rate, x.device)
+        mixed = self.attn.mixed(self.norm1(x if chosen is None else x[chosen]))
+        residual = self.ls1(self.attn.proj(mixed.flatten(0, 1)[slot[image] * tokens + place]))
+        out = x.flatten(0, 1)[rows] + factor[image] * residual
+        _, _, factor = _drawn(batch, rate, x.device)
+        return out + factor[image] * self._feed_forward_branch(out)
 
     def attention_weights(
         self, x: Float[Tensor, "batch tokens dim"]

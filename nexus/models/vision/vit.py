@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Annotated, TypedDict
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 from torch import Tensor, nn
 
@@ -180,6 +180,29 @@ class VisionTransformer(nn.Module):
             "x_prenorm": tokens,
             "masks": masks,
         }
+
+    def read(
+        self,
+        x: Images,
+        masks: Bool[Tensor, "batch patches"] | None = None,
+        patches: Int[Tensor, " masked"] | None = None,
+    ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "masked dim"]]:
+        """CLS of every image and the patches at flat positions of the (batch · patches) table, normed.
+
+        What a training loss reads of `forward_features`, and the same numbers. The last block and the final
+        norm are spared for all other tokens.
+        """
+        tokens = self._prepare(x, masks)
+        for block in self.blocks[:-1]:
+            tokens = block(tokens)
+        images, length, _ = tokens.shape
+        first = 1 + self.num_register_tokens
+        rows = length * torch.arange(images, device=x.device)
+        if patches is not None:
+            count = length - first
+            rows = torch.cat([rows, patches // count * length + first + patches % count])
+        chosen = self.norm(self.blocks[-1](tokens, rows))
+        return chosen[:images], chosen[images:]
 
     def get_intermediate_layers(
         self,
