@@ -60,7 +60,7 @@ def candidates(files: list[bytes]) -> dict[str, Callable[[], None]]:
                 view(image)
 
     def engine(recolour: bool) -> Callable[[], None]:
-        augmentation = MultiCropAugmentation(CONFIG, recolour=recolour)
+        augmentation = MultiCropAugmentation(config=CONFIG, recolour=recolour)
 
         def run() -> None:
             turn = next(rounds)
@@ -74,7 +74,7 @@ def candidates(files: list[bytes]) -> dict[str, Callable[[], None]]:
 
 def nearness(files: list[bytes]) -> np.ndarray:
     """PSNR in dB of the CPU engine's crops to torchvision's."""
-    augmentation = MultiCropAugmentation(CONFIG)
+    augmentation = MultiCropAugmentation(config=CONFIG)
     found = []
     for number, data in enumerate(files):
         image = decode_image(data, "x")

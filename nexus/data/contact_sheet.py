@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NexusError as error:
         parser.error(str(error))
     rng = np.random.default_rng(options.seed)
-    crops = MultiCropAugmentation(config).crops(image, rng)
+    crops = MultiCropAugmentation(config=config).crops(image, rng)
     grid = max(1, config.global_size // options.patch)
     masks = BlockMasker(MaskConfig(probability=1.0), grid, grid).batch(2, rng)
     contact_sheet(image, crops, masks).save(options.out)

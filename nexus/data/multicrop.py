@@ -56,8 +56,9 @@ class MultiCrops:
 class MultiCropAugmentation:
     """Image -> crops, for one image at a time; safe to copy into loader workers.
 
-    The settings are `config`, or else the named preset; the other keywords, with the names of the
-    seed's constructor, replace single settings. `mean` and `std` normalise what `__call__` returns.
+    The settings are `config`, or else the named preset; the first five arguments, with the names and the
+    order of the seed's constructor, replace single settings. `mean` and `std` normalise what `__call__`
+    and the two transforms return.
 
     `before` is called with each PIL image, and `after` with each crop, a tensor (chans, side, side), before
     `mean` and `std`; what it returns must have the same shape and type. With `recolour=False` the crops are
@@ -66,14 +67,14 @@ class MultiCropAugmentation:
 
     def __init__(
         self,
-        config: CropConfig | None = None,
-        *,
-        preset: str = "official",
         global_crops_scale: tuple[float, float] | None = None,
         local_crops_scale: tuple[float, float] | None = None,
         local_crops_number: int | None = None,
         global_size: int | None = None,
         local_size: int | None = None,
+        *,
+        config: CropConfig | None = None,
+        preset: str = "official",
         mean: Channels = IMAGENET_MEAN,
         std: Channels = IMAGENET_STD,
         before: Before | None = None,
@@ -117,6 +118,16 @@ class MultiCropAugmentation:
             *normalize(crops.global_crops, mean, std),
             *normalize(crops.local_crops, mean, std),
         ]
+
+    def global_transform(self, image: Image.Image) -> Float[Tensor, "chans _ _"]:
+        """The first global crop of a fresh draw, for a look at it; a draw of its own at each call."""
+        return self(image)[0]
+
+    def local_transform(self, image: Image.Image) -> Float[Tensor, "chans _ _"]:
+        """The first local crop of a fresh draw."""
+        if not self.config.local_number:
+            raise ConfigError("there are no local crops: local_crops_number=0")
+        return self(image)[2]
 
     def crops(self, image: Image.Image, rng: np.random.Generator) -> MultiCrops:
         """The crops of one PIL image of any size, as 8-bit RGB; all randomness comes from `rng`."""

@@ -37,7 +37,7 @@ def crop_sheets(config: TrainConfig, patch: int) -> list[Sheet]:
     for number, photo in enumerate(SHEET_PHOTOS):
         rng = np.random.default_rng(number)
         tile = dataset[tile_of(dataset, photo, contrast=1)].image
-        crops = MultiCropAugmentation(config.crops).crops(tile, rng)
+        crops = MultiCropAugmentation(config=config.crops).crops(tile, rng)
         masks = masker.batch(MASKS_DRAWN, rng)
         order = masks.sum(dim=1).argsort(descending=True)
         image = contact_sheet(tile, crops, masks[order[[0, -1]]])

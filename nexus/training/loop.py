@@ -158,7 +158,7 @@ def _crops(
         return ResidentBatches(images, config.crops, order, masker)(sampler)
     on_device = config.data.engine == "device"
     return train_batches(
-        CropStream(dataset, MultiCropAugmentation(config.crops, recolour=not on_device), order),
+        CropStream(dataset, MultiCropAugmentation(config=config.crops, recolour=not on_device), order),
         Collate(masker, config.seed, config.crops if on_device else None),
         sampler,
         workers=config.data.workers,

@@ -41,7 +41,7 @@ def batch_of(engine: str, dataset, config: CropConfig, positions: list[int], see
         batches = ResidentBatches(ResidentImages.read(dataset, CPU), config, order, MASKER)
         return batches.batch(positions).recoloured()
     on_device = engine == "device"
-    stream = CropStream(dataset, MultiCropAugmentation(config, recolour=not on_device), order)
+    stream = CropStream(dataset, MultiCropAugmentation(config=config, recolour=not on_device), order)
     batch = Collate(MASKER, seed, config if on_device else None)([stream[at] for at in positions])
     assert isinstance(batch, Batch)
     return batch.recoloured()
@@ -155,7 +155,7 @@ def test_a_data_set_without_a_good_image_is_refused(engine: str, tmp_path) -> No
             batch_of(engine, open_dataset(tmp_path), config, [0, 1])
         assert {fault.name for fault in caught.value.faults} == {"0.png", "1.png"}
     else:
-        stream = CropStream(open_dataset(tmp_path), MultiCropAugmentation(config), Order(2, 3))
+        stream = CropStream(open_dataset(tmp_path), MultiCropAugmentation(config=config), Order(2, 3))
         assert isinstance(stream.__getitems__([0, 1]), UnusableData)
 
 
@@ -170,7 +170,7 @@ def test_probabilities_measured_on_pixels(engine: str) -> None:
     batches = ResidentBatches(ResidentImages(images, {}), config, order, MASKER)
     batch = batches.batch(list(range(400)))
     if engine == "device":
-        stream = CropStream(Repeated(noise), MultiCropAugmentation(config, recolour=False), order)
+        stream = CropStream(Repeated(noise), MultiCropAugmentation(config=config, recolour=False), order)
         batch = Collate(MASKER, 0, config)([stream[at] for at in range(400)])
     crops = batch.recoloured()
     second = crops.global_crops[400:].float()

@@ -22,7 +22,7 @@ DATA = "synthetic:n=10,size=32"
 
 
 def stream(dataset, seed: int = 0) -> CropStream:
-    return CropStream(dataset, MultiCropAugmentation(CROPS), Order(len(dataset), seed))
+    return CropStream(dataset, MultiCropAugmentation(config=CROPS), Order(len(dataset), seed))
 
 
 def batches(dataset, *, start: int = 0, steps: int = 4, workers: int = 0, seed: int = 0) -> list[Batch]:

@@ -154,7 +154,7 @@ def test_pixels_of_drawn_crops_are_torchvisions(name: str) -> None:
     image = open_dataset(demo_data(), "train")[0].image
     found = []
     for seed in range(3):
-        crops = MultiCropAugmentation(config).crops(image, np.random.default_rng(seed))
+        crops = MultiCropAugmentation(config=config).crops(image, np.random.default_rng(seed))
         for pixels, row in zip([*crops.global_crops, *crops.local_crops], crops.parameters, strict=True):
             found.append(psnr(pixels, apply_parameters(image, row, config)))
     assert np.median(found) > 48
@@ -174,7 +174,7 @@ def test_effective_blur_measured_on_pixels(name: str) -> None:
     changed |= {"global_scale": (1, 1), "local_scale": (1, 1), "ratio": (1, 1)}
     changed |= {"solarize_global2": 0.0, "local_number": 1}
     config = build(CropConfig, {**preset(name).model_dump(), **changed})
-    augmentation = MultiCropAugmentation(config)
+    augmentation = MultiCropAugmentation(config=config)
     rng = np.random.default_rng(2)
 
     def roughness(pixels: torch.Tensor) -> torch.Tensor:
@@ -218,7 +218,7 @@ def test_calls_follow_torchs_generator() -> None:
 def test_calls_return_the_normalised_crops() -> None:
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
     config = CropConfig(global_size=28, local_size=14, local_number=2)
-    transform = MultiCropAugmentation(config, mean=mean, std=std)
+    transform = MultiCropAugmentation(config=config, mean=mean, std=std)
     torch.manual_seed(0)
     ours = transform(photo())
     torch.manual_seed(0)
