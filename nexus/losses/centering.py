@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nexus.distributed import all_reduce_max, all_reduce_sum
-from nexus.errors import choose
+from nexus.errors import ConfigError, choose
 from nexus.losses.numerics import full_dtype, no_autocast, row_slices
 from nexus.losses.prototypes import Logits, Targets
 
@@ -88,6 +88,11 @@ class SoftmaxCentering(nn.Module):
         self.pending.zero_()
         self.rows = 0
 
+    @torch.no_grad()
+    def place(self, center: Float[Tensor, "1 prototypes"]) -> None:
+        """Put the centre where it was saved."""
+        self.center.copy_(center)
+
     def update(self, logits: Float[Tensor, "rows prototypes"] | Logits) -> None:
         """`observe` and `fold` in one call."""
         self.observe(logits)
@@ -113,6 +118,13 @@ class SinkhornKnopp(nn.Module):
     ) -> Float[Tensor, "1 prototypes"]:
         """`v` of `sinkhorn_knopp`, over the rows of all processes."""
         return sinkhorn_offset(logits, temperature, self.iterations)
+
+    def place(self, center: Float[Tensor, "1 prototypes"]) -> None:
+        """Refused: a centre would not be used."""
+        raise ConfigError(
+            "objective.centering=sinkhorn_knopp has no centre to set; leave it out, or build the model with "
+            "objective.centering=centering"
+        )
 
     def update(self, logits: Float[Tensor, "rows prototypes"] | Logits) -> None:
         """Nothing: the targets of a step depend on that step alone."""

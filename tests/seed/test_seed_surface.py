@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from nexus.errors import ConfigError
-from nexus.models.ssl import DINOv2, MultiCropAugmentation
+from nexus.models.ssl import DINOv2, MultiCropAugmentation, ObjectiveConfig
 from nexus.models.ssl.base import BaseSSL
 from nexus.models.ssl.dinov2 import DINOv2Head
 from nexus.models.vision import VisionTransformer
@@ -207,6 +207,49 @@ def test_update_center_takes_raw_logits() -> None:
     logits = torch.randn(5, 64)
     model.update_center(logits)
     torch.testing.assert_close(model.center, 0.1 * logits.mean(0, keepdim=True))
+
+
+def test_the_momentum_is_a_number_and_has_item() -> None:
+    """The seed takes `.item()` of it for its metrics and formats it with `:.6f`."""
+    model = build_model()
+    momentum = model.get_ema_momentum(50)
+    assert isinstance(momentum, float)
+    assert f"{momentum:.6f}" == f"{momentum.item():.6f}" == "0.996000"
+    parameter = torch.ones(2)
+    assert ((1 - momentum) * parameter).dtype == parameter.mul_(momentum).dtype == torch.float32
+
+
+def test_the_centre_is_read_saved_and_put_back() -> None:
+    model = build_model()
+    saved = torch.randn(1, 64)
+    model.center = saved
+    assert torch.equal(model.center, saved)
+    model.center = model.center * 0.9 + torch.ones(1, 64) * 0.1
+    torch.testing.assert_close(model.state_dict()["centering.center"], saved * 0.9 + 0.1)
+    assert not model.center.requires_grad
+    other = DINOv2(
+        img_size=28,
+        embed_dim=32,
+        depth=1,
+        num_heads=2,
+        out_dim=8,
+        objective=ObjectiveConfig(centering="sinkhorn_knopp"),
+    )
+    with pytest.raises(ConfigError, match="no centre to set"):
+        other.center = torch.zeros(1, 8)
+
+
+def test_the_augmentation_takes_the_seeds_arguments_in_its_order() -> None:
+    crops = MultiCropAugmentation((0.4, 1.0), (0.05, 0.4), 3, 28, 14)
+    found = crops.config
+    assert (found.global_scale, found.local_scale) == ((0.4, 1.0), (0.05, 0.4))
+    assert (found.local_number, found.global_size, found.local_size) == (3, 28, 14)
+    image = Image.new("RGB", (40, 48), (90, 20, 200))
+    assert [tuple(crop.shape) for crop in crops(image)] == [(3, 28, 28)] * 2 + [(3, 14, 14)] * 3
+    assert crops.global_transform(image).shape == (3, 28, 28)
+    assert crops.local_transform(image).shape == (3, 14, 14)
+    with pytest.raises(ConfigError, match="no local crops"):
+        MultiCropAugmentation(local_crops_number=0).local_transform(image)
 
 
 def test_wrong_values_are_refused_in_words() -> None:

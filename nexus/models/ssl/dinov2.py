@@ -41,7 +41,6 @@ from nexus.models.vision import ViTConfig, architecture, build_backbone
 
 __all__ = ["DINOv2", "DINOv2Head", "MultiCropAugmentation", "ObjectiveConfig"]
 
-
 _TEMP_RULES = ("official", "linear", "seed")
 
 
@@ -297,7 +296,7 @@ class DINOv2(BaseSSL):
             share = batch.masks.weight.sum() / (2 * batch.images)
             metrics["uniform/ibot"] = share * (want.ibot_weight * math.log(prototypes))
         metrics["teacher_temp"] = torch.tensor(asked.temperature)
-        metrics["ema_momentum"] = torch.tensor(self.get_ema_momentum(self.epoch))
+        metrics["ema_momentum"] = torch.tensor(float(self.get_ema_momentum(self.epoch)))
         metrics["center_norm"] = self.center.norm()
         return metrics
 
@@ -329,7 +328,7 @@ class DINOv2(BaseSSL):
     @torch.no_grad()
     def update_teacher(self, momentum: float | None = None) -> None:
         """`teacher ← momentum · teacher + (1 - momentum) · student`, for backbone and heads."""
-        momentum = self.get_ema_momentum(self.epoch) if momentum is None else momentum
+        momentum = float(self.get_ema_momentum(self.epoch)) if momentum is None else momentum
         student: list[Tensor] = [p for net in self.trained_networks().values() for p in net.parameters()]
         teacher: list[Tensor] = [p for net in self._teacher_networks() for p in net.parameters()]
         torch._foreach_lerp_(teacher, student, 1.0 - momentum)
@@ -338,6 +337,10 @@ class DINOv2(BaseSSL):
     def center(self) -> Float[Tensor, "1 prototypes"]:
         """Moving mean of the teacher's CLS logits; zero under Sinkhorn-Knopp, which needs none."""
         return getattr(self.centering, "center", torch.zeros(1, self.objective.out_dim))
+
+    @center.setter
+    def center(self, value: Float[Tensor, "1 prototypes"]) -> None:
+        self.centering.place(value)
 
     @torch.no_grad()
     def update_center(self, teacher_output: Float[Tensor, "rows prototypes"]) -> None:
@@ -362,19 +365,16 @@ class DINOv2(BaseSSL):
             raise ConfigError(unknown("teacher_temp_rule", self.teacher_temp_rule, _TEMP_RULES))
         return start + (end - start) * min(progress, 1.0)
 
-    def get_ema_momentum(self, epoch: float) -> float:
-        """Momentum of the teacher at an epoch: a cosine over `total_epochs`."""
-        progress = min(epoch / self.total_epochs, 1.0)
-        return self.ema_end - (self.ema_end - self.ema_start) * 0.5 * (1 + math.cos(math.pi * progress))
+    def get_ema_momentum(self, epoch: float) -> np.float64:
+        """Momentum of the teacher, a cosine over `total_epochs`; a float with `.item()`, as the seed has it."""
+        end, progress = self.ema_end, min(epoch / self.total_epochs, 1.0)
+        return np.float64(end - (end - self.ema_start) * 0.5 * (1 + math.cos(math.pi * progress)))
 
     # -- networks ---------------------------------------------------------------------------------
 
     def trained_networks(self) -> dict[str, nn.Module]:
         """Student networks by name."""
-        networks: dict[str, nn.Module] = {
-            "backbone": self.student_backbone,
-            "head": self.student_head,
-        }
+        networks: dict[str, nn.Module] = {"backbone": self.student_backbone, "head": self.student_head}
         if self.student_patch_head is not None:
             networks["patch_head"] = self.student_patch_head
         return networks
