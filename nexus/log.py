@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,10 +30,40 @@ class _Console(logging.StreamHandler):
 
 
 @contextmanager
-def copied_to(path: Path) -> Iterator[None]:
-    """Within the block every message goes to `path` too, with the time, also where nobody called `set_up`."""
+def copied_to(path: Path, earlier: Iterable[logging.LogRecord] = ()) -> Iterator[None]:
+    """Within the block every message goes to `path` too, with the time, also where nobody called `set_up`.
+
+    What was said before `path` could be written, and `remembered`, goes there first.
+    """
     handler = logging.FileHandler(path, mode="a", encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    with _listening(handler):
+        if is_main():
+            for record in earlier:
+                handler.handle(record)
+        yield
+
+
+@contextmanager
+def remembered() -> Iterator[list[logging.LogRecord]]:
+    """A list that fills with the messages of the block, for a `copied_to` later."""
+    handler = _Memory()
+    with _listening(handler):
+        yield handler.records
+
+
+class _Memory(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@contextmanager
+def _listening(handler: logging.Handler) -> Iterator[None]:
+    """Within the block the handler hears the main process, information and worse."""
     level = logger.level
     if is_main():
         logger.setLevel(level or logging.INFO)

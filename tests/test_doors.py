@@ -57,6 +57,8 @@ for call in (
     lambda: nexus.embed(None, "vit_tiny_patch8"),
     lambda: nexus.embed(3, "vit_tiny_patch8"),
     lambda: nexus.embed("synthetic:n=8", None),
+    lambda: nexus.load(None),
+    lambda: nexus.load(["runs/a"]),
     lambda: nexus.embed("synthetic:n=8", "vit_tiny_patch8", resize="32"),
     lambda: MultiCropAugmentation()(torch.zeros(3, 8, 8)),
 ):
@@ -77,6 +79,8 @@ def test_wrong_types_too(tmp_path: Path) -> None:
         "data=None is no data source; name a folder, a list, an archive or several",
         "data=3 is no data source; name a folder, a list, an archive or several",
         "model=None is no model; give a run folder, a weight file, a name or a module",
+        "None is no model; give a run folder, a weight file or a name",
+        "['runs/a'] is no model; give a run folder, a weight file or a name",
         "resize='32' must be a whole number, at least 1",
         "crops are cut out of PIL images, not of a Tensor; pass a data set without a transform to tensors, "
         "and this as its transform",

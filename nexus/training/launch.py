@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from logging import LogRecord
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from nexus.data.images import ImageLimits
 from nexus.devices import pick_device
 from nexus.errors import ConfigError, DataError
 from nexus.evals.splits import labelled_splits, split_labelled
-from nexus.log import copied_to, logger
+from nexus.log import copied_to, logger, remembered
 from nexus.models.vision import build_backbone
 from nexus.training.auto import GREY_MODES, DataFacts, automatic, drop_auto
 from nexus.training.config import TrainConfig
+from nexus.training.footprint import refuse_what_cannot_fit
 from nexus.training.loop import RunResult, run
 from nexus.training.recipes import read_recipe
 from nexus.training.run import RunFolder
@@ -91,16 +93,18 @@ def _start(folder: RunFolder, given: Tree, overwrite: bool) -> RunResult:
     if not given.get("data", {}).get("source"):
         raise ConfigError("no data given: --data takes a folder, glob, list, tar, zip or pack")
     folder.refuse(overwrite=overwrite)  # before a large collection is looked at
-    dataset, facts = open_data(given)
-    if not (facts := replace(facts, labelled=_can_evaluate(given, dataset))).labelled:
-        given = merge(given, {"online_eval": {"every": "auto"}})
+    with remembered() as found:
+        dataset, facts = open_data(given)
+        if not (facts := replace(facts, labelled=_can_evaluate(given, dataset))).labelled:
+            given = merge(given, {"online_eval": {"every": "auto"}})
     settings, choices = automatic(given, facts)
     config = build(TrainConfig, settings)
     check(config, dataset)
     if config.model.init:  # before anything is created: a mistake here should leave no folder
         initialise_from(build_backbone(vit_config(config.model, config.crops.global_size)), config.model.init)
     folder.create(overwrite=overwrite)
-    _say(folder, [f"auto  {choice}" for choice in choices] + summary(config, len(dataset), folder.path))
+    lines = [f"auto  {choice}" for choice in choices] + summary(config, len(dataset), folder.path)
+    _say(folder, lines, found)
     return run(config, dataset, folder)
 
 
@@ -121,17 +125,18 @@ def _refuse_beside_resume(resume: str | Path, others: list[str], out: str | Path
 def _resume(folder: RunFolder, given: Tree) -> RunResult:
     settings = merge(folder.settings(), drop_auto(given))
     config = build(TrainConfig, settings)
-    dataset, _ = open_data(settings)
-    check(config, dataset)
-    logger.info("resuming %s: %s", folder.path, folder.progress())
+    with remembered() as found:
+        dataset, _ = open_data(settings)
+        check(config, dataset)
+        logger.info("resuming %s: %s", folder.path, folder.progress())
     if folder.step() < config.schedule.steps:
-        _say(folder, summary(config, len(dataset), folder.path))
+        _say(folder, summary(config, len(dataset), folder.path), found)
     return run(config, dataset, folder)
 
 
-def _say(folder: RunFolder, lines: Iterable[str]) -> None:
-    """Show the lines, and keep them in the run's log."""
-    with copied_to(folder.log):
+def _say(folder: RunFolder, lines: Iterable[str], earlier: Iterable[LogRecord]) -> None:
+    """Show the lines, and keep them in the run's log, after what was said earlier."""
+    with copied_to(folder.log, earlier):
         for line in lines:
             logger.info("%s", line)
 
@@ -180,7 +185,7 @@ def _can_evaluate(given: Tree, dataset: ImageDataset) -> bool:
 
 def check(config: TrainConfig, dataset: ImageDataset) -> None:
     """Refuse combinations that would only fail, or quietly go wrong, later."""
-    pick_device(config.compute.device)
+    device = pick_device(config.compute.device)
     patch = vit_config(config.model, config.crops.global_size).patch_size
     for name in ("global_size", "local_size"):
         size = getattr(config.crops, name)
@@ -190,6 +195,7 @@ def check(config: TrainConfig, dataset: ImageDataset) -> None:
                 f"crops.{name}={size} is not a multiple of the patch size {patch} of {config.model.arch}; "
                 f"use crops.{name}={better}"
             )
+    refuse_what_cannot_fit(config, device)
     if not len(dataset):
         raise ConfigError(f"{dataset.description} holds no images")
     if not any((config.objective.dino_weight, config.objective.ibot_weight, config.objective.koleo_weight)):

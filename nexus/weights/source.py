@@ -33,6 +33,8 @@ def locate(source: str | Path, encoder: Encoder) -> Located:
     The file of a hub name is downloaded if it is not on this machine. Raises `WeightsError` for something
     that is neither, for a download that fails or is forbidden, and for folders without weights.
     """
+    if not isinstance(source, str | os.PathLike):
+        raise WeightsError(f"{source!r} is no model; give a run folder, a weight file or a name")
     path = Path(source).expanduser()
     if path.is_dir():
         return Located(_in_folder(path, encoder), None)

@@ -8,6 +8,7 @@ import pytest
 
 from nexus.data.batch import Fault
 from nexus.errors import ConfigError, RunError
+from nexus.training import train
 from nexus.training.run import FaultList, RunFolder
 from tests.training import runs
 
@@ -167,3 +168,17 @@ def test_progress_in_words(tmp_path):
     folder = RunFolder(tmp_path)
     folder.write_settings("schedule: {steps: 7}\n")
     assert folder.progress() == "step 0 of 7"
+
+
+def test_the_log_holds_what_was_found_in_the_data(tmp_path: Path) -> None:
+    """It was said before there was a folder to keep it in; a resumed run says it again."""
+    out = tmp_path / "run"
+    overrides = {"schedule.steps": 1, "online_eval.every": 0}
+    train("synthetic:n=16,size=32", out, recipe="smoke", overrides=overrides)
+    first = (out / "log.txt").read_text().splitlines()
+    assert "found 16 images, median 32 x 32, RGB 100 %" in first[0]
+    assert sum("found 16 images" in line for line in first) == 1
+    train(resume=out, overrides={"schedule.steps": 2})
+    later = (out / "log.txt").read_text().splitlines()[len(first) :]
+    assert "found 16 images" in later[0]
+    assert "resuming" in later[1]

@@ -1,0 +1,75 @@
+"""The memory that a step needs at the very least, and the refusal where the device has less.
+
+A lower bound, so that nothing is refused that could run: what it leaves out (attention, prototypes, the
+workspace of the libraries) comes on top. It catches slips such as crops of 20,000 px, and batches of a
+cluster on one card, before anything is created.
+"""
+
+import os
+
+import torch
+
+from nexus.distributed import world_size
+from nexus.errors import ConfigError
+from nexus.training.config import TrainConfig
+from nexus.training.state import vit_config
+from nexus.training.summary import parameter_counts
+
+_WEIGHT_COPIES = 5
+"""Student, gradient, two moments of AdamW, teacher; all float32."""
+_FLOAT, _HALF = 4, 2
+_GIB = 1 << 30
+
+
+def least_memory(config: TrainConfig) -> dict[str, int]:
+    """Bytes of one process by what they hold: `weights`, `crops`, `activations`.
+
+    Activations count as one table of tokens for each block, which is what is kept when everything else is
+    computed again. Crops are one micro-batch, normalised.
+    """
+    crops = config.crops
+    vit = vit_config(config.model, crops.global_size)
+    images = config.schedule.batch_size // config.schedule.accumulation
+    pixels = tokens = 0
+    for count, side in ((2, crops.global_size), (crops.local_number, crops.local_size)):
+        pixels += images * count * vit.in_chans * side**2
+        tokens += images * count * (1 + vit.num_register_tokens + (side // vit.patch_size) ** 2)
+    width = _FLOAT if config.compute.precision == "fp32" else _HALF
+    needed = {
+        "weights": _WEIGHT_COPIES * _FLOAT * parameter_counts(config)[1],
+        "crops": _FLOAT * pixels,
+        "activations": width * tokens * vit.embed_dim * vit.depth,
+    }
+    return {name: size // world_size() for name, size in needed.items()}
+
+
+def refuse_what_cannot_fit(config: TrainConfig, device: torch.device) -> None:
+    """Raise `ConfigError` where `least_memory` is more than the device has; nothing is allocated."""
+    available = _memory_of(device)
+    needed = least_memory(config)
+    if available is None or sum(needed.values()) <= available:
+        return
+    parts = ", ".join(f"{name} {size / _GIB:,.1f}" for name, size in needed.items())
+    raise ConfigError(
+        f"a step needs {sum(needed.values()) / _GIB:,.0f} GiB at the very least ({parts}), but {device} has "
+        f"{available / _GIB:,.0f} GiB: {_cure(config, needed)}"
+    )
+
+
+def _cure(config: TrainConfig, needed: dict[str, int]) -> str:
+    """What to change, by what takes most."""
+    size = f"crops.global_size={config.crops.global_size}"
+    if needed["weights"] == max(needed.values()):
+        return f"take a smaller model than {config.model.arch} with {size} and this objective.out_dim"
+    batch = config.schedule.batch_size
+    return f"lower schedule.batch_size={batch}, raise schedule.accumulation, or make {size} smaller"
+
+
+def _memory_of(device: torch.device) -> int | None:
+    """Bytes of the device's memory, or `None` where that is not known."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
