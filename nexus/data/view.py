@@ -67,10 +67,11 @@ def item_name(dataset: ImageSequence, index: int) -> str:
 def picture(dataset: ImageSequence, index: int) -> Image.Image | Fault:
     """The decoded picture of an item, or why there is none.
 
-    Raises `DataError` for items that hold no PIL image at all, such as tensors.
+    A folder of torchvision's is read before its transform. Raises `DataError` for items that hold no PIL
+    image at all, such as tensors.
     """
     try:
-        item = dataset[index]
+        item = _before_transform(dataset, index)
         if isinstance(item, tuple | list) and item:
             item = item[0]
         image = item.image if isinstance(item, Sample) else item
@@ -85,6 +86,14 @@ def picture(dataset: ImageSequence, index: int) -> Image.Image | Fault:
         f"item {index} of the data set holds {_kind(image)}, not a PIL image; pass the data set without "
         "its tensor transform and transform afterwards"
     )
+
+
+def _before_transform(dataset: ImageSequence, index: int) -> Any:
+    """The item; of a torchvision folder, also behind views, the image as its loader gives it."""
+    if isinstance(dataset, DatasetView):
+        return _before_transform(dataset.dataset, dataset.indices[index])
+    samples, loader = getattr(dataset, "samples", None), getattr(dataset, "loader", None)
+    return loader(samples[index][0]) if samples and callable(loader) else dataset[index]
 
 
 def each_picture(

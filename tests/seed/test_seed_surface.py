@@ -10,6 +10,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
+from nexus.data.deduplication import deduplicate_images
+from nexus.data.quality import ImageQualityFilter
 from nexus.errors import ConfigError
 from nexus.models.ssl import DINOv2, MultiCropAugmentation, ObjectiveConfig
 from nexus.models.ssl.base import BaseSSL
@@ -250,6 +252,21 @@ def test_the_augmentation_takes_the_seeds_arguments_in_its_order() -> None:
     assert crops.local_transform(image).shape == (3, 14, 14)
     with pytest.raises(ConfigError, match="no local crops"):
         MultiCropAugmentation(local_crops_number=0).local_transform(image)
+
+
+def test_the_data_are_cleaned_as_written_though_they_have_a_transform(image_folder: Path) -> None:
+    """`dataset` is the training loop's: an `ImageFolder` whose items are lists of crops."""
+    Image.open(image_folder / "a" / "0.png").save(image_folder / "b" / "again.png")
+    Image.new("RGB", (10, 40)).save(image_folder / "b" / "small.png")
+    transform = MultiCropAugmentation(local_crops_number=1, global_size=28, local_size=14)
+    dataset = ImageFolder(str(image_folder), transform=transform)
+    dataset = deduplicate_images(dataset, threshold=0.95)
+    assert len(dataset) == 9
+    quality_filter = ImageQualityFilter(min_resolution=32, max_aspect_ratio=3.0, check_corrupted=True)
+    dataset = quality_filter.filter(dataset)
+    assert len(dataset) == 8
+    images, _ = next(iter(DataLoader(dataset, batch_size=2)))
+    assert [tuple(crop.shape) for crop in images] == [(2, 3, 28, 28)] * 2 + [(2, 3, 14, 14)]
 
 
 def test_wrong_values_are_refused_in_words() -> None:
