@@ -261,8 +261,16 @@ def _curve(content: ReportContent, panel: Panel) -> str:
     return (
         f"<figure><figcaption>{_text(panel.title)}{note}</figcaption><picture>"
         f'<source srcset="{dark}" media="(prefers-color-scheme: dark)">'
-        f'<img src="{light}" alt="{_text(panel.title)} by step"></picture></figure>\n'
+        f'<img src="{light}" alt="{_text(_spoken(content, panel))}"></picture></figure>\n'
     )
+
+
+def _spoken(content: ReportContent, panel: Panel) -> str:
+    """A curve in words: its first and last value."""
+    values = [
+        record[panel.key] for record in content.metrics if isinstance(record.get(panel.key), int | float)
+    ]
+    return f"{panel.title} by step, from {values[0]:.3g} to {values[-1]:.3g}"
 
 
 def _sheets(content: ReportContent) -> str:
@@ -284,18 +292,19 @@ def _pca(content: ReportContent) -> str:
     cards = "".join(
         '<div class="card three">'
         + _picture(data_uri(thumbnail(example.image, PHOTO_SIDE)), example.name)
-        + _picture(data_uri(example.before, "PNG"), "before", "patches")
-        + _picture(data_uri(example.after, "PNG"), "after", "patches")
+        + _picture(data_uri(example.before, "PNG"), "before", f"patch colours of {example.name}, ")
+        + _picture(data_uri(example.after, "PNG"), "after", f"patch colours of {example.name}, ")
         + "</div>\n"
         for example in content.pca
     )
     return _section("What the patches mean", PCA, f'<div class="photos">{cards}</div>')
 
 
-def _picture(address: str, caption: str, kind: str = "") -> str:
-    style = f' class="{kind}"' if kind else ""
+def _picture(address: str, caption: str, patches: str = "") -> str:
+    """A photo, or with `patches`, which opens the text for those who do not see it, a map of patches."""
+    style = ' class="patches"' if patches else ""
     return (
-        f'<figure><img{style} src="{address}" alt="{_text(caption)}">'
+        f'<figure><img{style} src="{address}" alt="{_text(patches + caption)}">'
         f"<figcaption>{_text(caption)}</figcaption></figure>"
     )
 
@@ -325,11 +334,17 @@ def _neighbor_row(name: str, query: Tile, tiles: Sequence[Tile]) -> str:
         count = f"<span>{sum(right is True for right in verdicts)} of {len(tiles)} right</span>"
     items = "".join(
         f"<li{_frame(right)}>"
-        f'<img src="{_tile_uri(tile, 96)}" alt="{_text(tile.label or "neighbour")}">'
+        f'<img src="{_tile_uri(tile, 96)}" alt="{_text(_heard(tile, right))}">'
         f'<span title="{_text(tile.label)}">{_text(tile.label)}</span></li>'
         for tile, right in zip(tiles, verdicts, strict=True)
     )
     return f'<div class="row"><p><span>{name}</span>{count}</p><ol>{items}</ol></div>'
+
+
+def _heard(tile: Tile, right: bool | None) -> str:
+    """A neighbour in words, its frame included."""
+    verdict = {None: "", True: ", right", False: ", wrong"}[right]
+    return (tile.label or "neighbour") + verdict
 
 
 def _frame(right: bool | None) -> str:
