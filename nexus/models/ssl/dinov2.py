@@ -366,7 +366,7 @@ class DINOv2(BaseSSL):
         return start + (end - start) * min(progress, 1.0)
 
     def get_ema_momentum(self, epoch: float) -> np.float64:
-        """Momentum of the teacher, a cosine over `total_epochs`; a float with `.item()`, as the seed has it."""
+        """Momentum of the teacher, a cosine over `total_epochs`; a float with `.item()`, as in the seed."""
         end, progress = self.ema_end, min(epoch / self.total_epochs, 1.0)
         return np.float64(end - (end - self.ema_start) * 0.5 * (1 + math.cos(math.pi * progress)))
 
