@@ -300,7 +300,7 @@ def test_callables_of_the_user_come_before_and_after() -> None:
         return Image.new("RGB", image.size, (200, 100, 50))
 
     transform = MultiCropAugmentation(
-        CropConfig(global_size=28, local_size=14, jitter=0, grayscale=0, solarize_global2=0),
+        config=CropConfig(global_size=28, local_size=14, jitter=0, grayscale=0, solarize_global2=0),
         before=before,
         after=lambda crop: crop.flip(0),
     )
