@@ -212,6 +212,20 @@ def test_a_changed_number_in_an_archive_is_noticed(tmp_path: Path, state: dict[s
         load(path)
 
 
+def test_an_archive_that_claims_to_be_one_of_several_is_damaged(
+    tmp_path: Path, state: dict[str, Tensor]
+) -> None:
+    """Python refuses to say whether that is an archive; found by the fuzzer."""
+    path = tmp_path / "x.pth"
+    torch.save(state, path)
+    data = bytearray(path.read_bytes())
+    locator = data.rindex(b"PK\x06\x07")  # Zip64: signature, disk, offset, number of disks
+    data[locator + 16] = 2
+    path.write_bytes(data)
+    with pytest.raises(WeightsError, match=r"damaged or incomplete .*disks"):
+        load(path)
+
+
 def test_archives_without_checksums_load(tmp_path: Path, state: dict[str, Tensor]) -> None:
     """torch can leave the sums out; then they are all zero."""
     torch.serialization.set_crc32_options(False)
@@ -403,3 +417,19 @@ def test_a_thousand_mutations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert set(counts) >= CHECKED
     for name, count in counts.items():
         assert count["refused"] > 0.3 * count.total(), f"{name}: the mutations hit nothing"
+
+
+@pytest.mark.parametrize("mark", ["format", "sha256"])
+def test_one_damaged_mark_does_not_switch_the_checksum_off(
+    tmp_path: Path, state: dict[str, Tensor], mark: str
+) -> None:
+    """Found by the fuzzer: a name in the metadata and a number changed at once."""
+    model = VisionTransformer(**SMALL)
+    model.load_state_dict(state)
+    save_backbone(model, tmp_path, provenance={}, mean=(0, 0, 0), std=(1, 1, 1))
+    path = tmp_path / "model.safetensors"
+    data = path.read_bytes()
+    data = data.replace(f'"{mark}":'.encode(), f'"{mark[:-1]}_":'.encode(), 1)
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(WeightsError, match="damaged"):
+        load(tmp_path)

@@ -191,6 +191,7 @@ def test_broken_splits_are_refused(tmp_path: Path) -> None:
         ({"a": "../secret.bin"}, "no file beside it"),
         ({}, "no weight_map"),
         (3, "no w"),
+        (dict(list(values["weight_map"].items())[1:]), "does not list"),
     ):
         index.write_text(json.dumps({**values, "weight_map": weight_map}))
         with pytest.raises(WeightsError, match=match):

@@ -35,7 +35,7 @@ def is_pickle(head: bytes) -> bool:
 
 def read_pickle(path: Path) -> Any:
     """What was saved, on the CPU. Raises `WeightsError` for damage, and for pickles that hold objects."""
-    records = refuse_damaged_archive(path) if zipfile.is_zipfile(path) else None
+    records = refuse_damaged_archive(path) if _is_archive(path) else None
     used = 0
 
     def on_cpu(storage: Any, location: str) -> Any:
@@ -65,6 +65,14 @@ def damaged(path: Path, why: str) -> str:
 
 
 # -- the archive ------------------------------------------------------------------------------------
+
+
+def _is_archive(path: Path) -> bool:
+    """Whether a file ends as archives do."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile as error:  # its end says that it is one part of several
+        raise WeightsError(damaged(path, str(error))) from None
 
 
 def refuse_damaged_archive(path: Path, *, sums: bool = True) -> int:

@@ -53,7 +53,11 @@ def read_split(index: Path) -> RawFile:
             raise WeightsError(
                 f"{part.path} lacks {lacking[0]}, which {index.name} promises; download it again"
             )
-        tensors |= {key: part.content[key] for key in promised}
+        if unlisted := sorted(part.content.keys() - promised):
+            raise WeightsError(
+                f"{index} does not list {unlisted[0]} of {name}: it is damaged; download it again"
+            )
+        tensors |= part.content
     return RawFile(index, tensors, None, pickled)
 
 
