@@ -55,7 +55,8 @@ class Masks:
 class Batch:
     """Crops and masks of one micro-batch, crop-major: row `c * images + b` is crop `c` of image `b`.
 
-    As collated, crops are uint8 in 0..255; `normalize` makes them float. `local_crops` has zero rows where
+    As collated, crops are uint8, or float32 in 0..1 where the images are deeper; `normalize` makes them
+    float. `local_crops` has zero rows where
     the recipe uses none.
     """
 
@@ -119,7 +120,7 @@ class Batch:
         )
 
     def normalized(self, mean: Float[Tensor, " chans"], std: Float[Tensor, " chans"]) -> "Batch":
-        """uint8 crops as float32 `(x / 255 - mean) / std`, per channel."""
+        """The crops as float32 `(x - mean) / std`, per channel, with `x` in 0..1."""
         return replace(
             self,
             global_crops=normalize(self.global_crops, mean, std),
@@ -132,7 +133,12 @@ def normalize(
     mean: Float[Tensor, " chans"],
     std: Float[Tensor, " chans"],
 ) -> Float[Tensor, "rows chans height width"]:
-    """`(pixels / 255 - mean) / std` in float32, on the device of `pixels`."""
+    """`(x - mean) / std` in float32, on the device of `pixels`, where `x` is `unit(pixels)`."""
     mean = mean.to(pixels.device).view(1, -1, 1, 1)
     std = std.to(pixels.device).view(1, -1, 1, 1)
-    return (pixels.float() / 255.0 - mean) / std
+    return (unit(pixels) - mean) / std
+
+
+def unit(pixels: Shaped[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+    """Bytes as float32 in 0..1; floats, which are in 0..1 already, as they are."""
+    return pixels.float() / 255.0 if pixels.dtype == torch.uint8 else pixels.float()

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Shaped, UInt8
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
@@ -20,6 +20,7 @@ from nexus.data.crops.config import PRESETS, preset
 from nexus.data.crops.parameters import CropParameters
 from nexus.data.masking import BlockMasker, MaskConfig
 from nexus.data.multicrop import MultiCropAugmentation, MultiCrops
+from nexus.data.picture import Pixels
 from nexus.data.transforms import as_rgb
 from nexus.errors import ImageError, NexusError
 
@@ -199,9 +200,15 @@ def _locals(sheet: Image.Image, crops: MultiCrops, corner: tuple[int, int], colu
         _lines(sheet, (left, top + LOCAL_SIDE + 6), caption(crops.parameters[index + 2]), 12)
 
 
-def _picture(pixels: UInt8[Tensor, "3 height width"], side: int) -> Image.Image:
+def shown_channels(pixels: Pixels) -> UInt8[np.ndarray, "height width 3"]:
+    """Three channels to look at: the first three, or of one or two the first, in grey. Floats are 0..1."""
+    first = pixels[:, :, :3] if pixels.shape[2] >= 3 else np.repeat(pixels[:, :, :1], 3, axis=2)
+    return np.ascontiguousarray(first if first.dtype == np.uint8 else np.rint(first * 255).astype(np.uint8))
+
+
+def _picture(pixels: Shaped[Tensor, "chans height width"], side: int) -> Image.Image:
     """A crop as a PIL image of `side` pixels; small crops keep visible pixels."""
-    image = Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
+    image = Image.fromarray(shown_channels(pixels.permute(1, 2, 0).numpy()))
     smooth = image.width * 4 > side
     method = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
     return image.resize((side, side), method)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from pydantic import NonNegativeInt
+from pydantic import NonNegativeInt, PositiveFloat
 from torch.utils.data import DataLoader, Dataset
 
 from nexus.config import Config, Share
-from nexus.data.batch import Batch, Fault, Masks
+from nexus.data.batch import Batch, Fault, Masks, unit
 from nexus.data.crops.config import CropConfig
 from nexus.data.crops.parameters import UNIFORMS, joined
 from nexus.data.crops.plan import ColourPlan, colour_plan
@@ -20,7 +20,9 @@ from nexus.data.images import ImageLimits
 from nexus.data.masking import BlockMasker
 from nexus.data.multicrop import MultiCropAugmentation, MultiCrops
 from nexus.data.order import CROPS, MASKS, Order, StepSampler, generator, uniforms
+from nexus.data.picture import RGB, Channels, Look, ValueRange
 from nexus.data.replacing import first_usable
+from nexus.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from nexus.errors import NexusError, RunError
 
 
@@ -31,6 +33,14 @@ class DataConfig(Config):
     """Folder, glob, list, tar, zip, pack or `synthetic:...`; `--data` sets it."""
     split: str | None = None
     """Which split of a source that has splits; left out: `train` if there is one, else everything."""
+    channels: Channels = "rgb"
+    """`rgb` makes three 8-bit channels of every image; `native` trains on those stored, at their depth."""
+    value_range: ValueRange | None = None
+    """The stored values that become 0 and 1 of `native` channels; left out: by type, or as measured."""
+    mean: tuple[float, ...] | None = None
+    """Mean of each channel in 0..1; left out: ImageNet's, of `native` channels measured at the start."""
+    std: tuple[PositiveFloat, ...] | None = None
+    """Standard deviation of each channel in 0..1; left out: as for the mean."""
     engine: Literal["cpu", "device", "resident"] = "cpu"
     """Where crops are made: `cpu`; `device` (cut by the CPU, coloured there); `resident` (all there)."""
     workers: NonNegativeInt = 10
@@ -39,6 +49,18 @@ class DataConfig(Config):
     """Images outside these limits are skipped and listed."""
     max_unreadable: Share = 0.5
     """Training stops when more than this share of the images tried cannot be used."""
+
+    @property
+    def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel."""
+        return self.mean or IMAGENET_MEAN, self.std or IMAGENET_STD
+
+    @property
+    def look(self) -> Look:
+        """What images become."""
+        if self.channels == "rgb":
+            return RGB
+        return Look("native", self.value_range, fill=self.mean)
 
 
 class LoaderError(RunError):
@@ -112,7 +134,12 @@ class Collate:
 
 
 def _crop_major(crops: Sequence[torch.Tensor]) -> torch.Tensor:
-    """`images` tensors (crops, chans, h, w) as (crops · images, chans, h, w), crop-major."""
+    """`images` tensors (crops, chans, h, w) as (crops · images, chans, h, w), crop-major.
+
+    Where only some images are deeper than 8 bits, the others become floats too.
+    """
+    if len({part.dtype for part in crops}) > 1:
+        crops = [unit(part) for part in crops]
     return torch.stack(list(crops), dim=1).flatten(0, 1)
 
 

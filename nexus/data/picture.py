@@ -3,22 +3,24 @@
 A `Picture` knows its upright size from its header, and its pixels when they are asked for. Pixels are
 (height, width, chans), C-contiguous: uint8, or float32 in 0..1 where the source is deeper than 8 bits.
 
-What the channels are is chosen by `channels`:
+What the channels are is chosen by the `Look` of the data set, its `channels`:
 
 * `rgb`, the default: 8-bit RGB, whatever is stored, by the rules of `nexus.data.images`;
 * `native`: the stored channels. Grey is 1, grey with alpha 2, RGBA 4, palettes are RGB or RGBA; CMYK, LAB
   and YCbCr become RGB. 8-bit and 1-bit stay uint8. Deeper values become float32 in 0..1. Where `value_range`
   (low, high) is given: by that, clipped. Else 16-bit unsigned is divided by 65535; floats within 0..1 are
   kept; other numbers are divided by 255 or 65535, whichever holds them, or else stretched from their own
-  minimum..maximum. NaN and infinity become 0.
+  minimum..maximum. NaN and infinity, which also stand for no data, become 0, or with `fill` the whole pixel
+  becomes that.
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float32, Shaped, UInt8
+from jaxtyping import Bool, Float32, Shaped, UInt8
 from PIL import Image
 
 from nexus.data.images import (
@@ -38,10 +40,25 @@ Pixels = UInt8[np.ndarray, "height width chans"] | Float32[np.ndarray, "height w
 ValueRange = tuple[float, float]
 
 
+@dataclass(frozen=True)
+class Look:
+    """How the stored values of all images of a data set become pixels; see the head of this file."""
+
+    channels: Channels = "rgb"
+    value_range: ValueRange | None = None
+    """The values that become 0 and 1 of `native` pixels; None leaves that to type and values."""
+    fill: tuple[float, ...] | None = None
+    """One value in 0..1 a channel, for pixels without data; images of another number are refused."""
+
+
+RGB = Look()
+
+
 class Picture(ABC):
     """One upright image of a source; `name` is its name inside the source. Errors are `ImageError`."""
 
     name: str
+    look: Look
 
     @property
     @abstractmethod
@@ -56,6 +73,16 @@ class Picture(ABC):
         rounded up. So callers look at the shape that they get.
         """
 
+    @abstractmethod
+    def values(self) -> Shaped[np.ndarray, "height width chans"]:
+        """The stored numbers of all channels, upright, before they are scaled; NaN where there is no data."""
+
+    def valid(self) -> Bool[np.ndarray, "height width"]:
+        """False where a channel holds no data."""
+        values = self.values()
+        exact = values.dtype.kind in "bui"
+        return np.ones(values.shape[:2], dtype=bool) if exact else np.isfinite(values).all(axis=2)
+
 
 class EncodedPicture(Picture):
     """A picture in the bytes of an image file."""
@@ -65,14 +92,12 @@ class EncodedPicture(Picture):
         data: bytes,
         name: str,
         limits: ImageLimits = DEFAULT_LIMITS,
-        channels: Channels = "rgb",
-        value_range: ValueRange | None = None,
+        look: Look = RGB,
     ) -> None:
         self.data = data
         self.name = name
         self.limits = limits
-        self.channels = channels
-        self.value_range = value_range
+        self.look = look
 
     @property
     def size(self) -> tuple[int, int]:
@@ -86,13 +111,16 @@ class EncodedPicture(Picture):
 
     def pixels(self, shrink: int = 1) -> Pixels:
         """Decoded; the errors of `nexus.data.images.decode_image`."""
-        if self.channels == "rgb":
+        if self.look.channels == "rgb":
             pixels = fast_pixels(self.data, self.header, shrink)
             if pixels is not None:
                 return pixels
             return np.array(decode_image(self.data, self.name, self.limits))
-        image = decode_with(self.data, self.name, self.limits, _plain)
-        return _native(np.array(image), self.name, self.value_range)
+        return _native(self.values(), self.name, self.look)
+
+    def values(self) -> Shaped[np.ndarray, "height width chans"]:
+        """Decoded as stored; the errors of `nexus.data.images.decode_image`."""
+        return _with_channels(np.array(decode_with(self.data, self.name, self.limits, _plain)))
 
 
 class ArrayPicture(Picture):
@@ -106,8 +134,7 @@ class ArrayPicture(Picture):
         array: Shaped[np.ndarray, "..."],
         name: str,
         limits: ImageLimits = DEFAULT_LIMITS,
-        channels: Channels = "rgb",
-        value_range: ValueRange | None = None,
+        look: Look = RGB,
     ) -> None:
         if array.ndim not in (2, 3) or 0 in array.shape:
             raise ImageError(name, f"an array of shape {array.shape}, not (height, width[, channels])")
@@ -116,8 +143,7 @@ class ArrayPicture(Picture):
         check_size(array.shape[1], array.shape[0], name, limits)
         self.array = array
         self.name = name
-        self.channels = channels
-        self.value_range = value_range
+        self.look = look
 
     @property
     def size(self) -> tuple[int, int]:
@@ -126,8 +152,13 @@ class ArrayPicture(Picture):
 
     def pixels(self, shrink: int = 1) -> Pixels:
         """The values, as bytes or 0..1; `shrink` is not honoured. `rgb` takes 1 (grey) or 3 channels."""
-        native = _native(self.array, self.name, self.value_range)
-        return native if self.channels == "native" else _rgb(native, self.name)
+        if self.look.channels == "native":
+            return _native(self.values(), self.name, self.look)
+        return _rgb(_native(self.values(), self.name, Look("native", self.look.value_range)), self.name)
+
+    def values(self) -> Shaped[np.ndarray, "height width chans"]:
+        """The array."""
+        return _with_channels(self.array)
 
 
 def _plain(image: Image.Image, name: str) -> Image.Image:
@@ -140,28 +171,41 @@ def _plain(image: Image.Image, name: str) -> Image.Image:
     return image.convert(straight[image.mode]) if image.mode in straight else image
 
 
-def _native(values: Shaped[np.ndarray, "..."], name: str, value_range: ValueRange | None) -> Pixels:
+def _with_channels(values: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "height width chans"]:
+    return values[:, :, None] if values.ndim == 2 else values
+
+
+def _native(values: Shaped[np.ndarray, "height width chans"], name: str, look: Look) -> Pixels:
     """Any numbers as uint8 or float32 in 0..1, by the rules at the head of this file."""
-    if values.ndim == 2:
-        values = values[:, :, None]
+    chans, fill = values.shape[2], look.fill
+    if fill is not None and len(fill) != chans:
+        raise ImageError(name, f"{chans} channel{'s' * (chans > 1)}, where {len(fill)} are expected")
     if values.dtype == np.bool_:
         return np.ascontiguousarray(values.astype(np.uint8) * 255)
-    if values.dtype == np.uint8 and value_range is None:
+    if values.dtype == np.uint8 and look.value_range is None:
         return np.ascontiguousarray(values)
     finite = np.isfinite(values)
     if not finite.any():
         raise ImageError(name, "no finite pixel value")
-    low, high = value_range or _own_range(values[finite], values.dtype)
+    low, high = look.value_range or _own_range(values[finite], values.dtype)
     scaled = (values.astype(np.float32) - np.float32(low)) / np.float32((high - low) or 1.0)
-    return np.ascontiguousarray(np.where(finite, scaled, 0).clip(0, 1), dtype=np.float32)
+    if fill is None:
+        return np.ascontiguousarray(np.where(finite, scaled, 0).clip(0, 1), dtype=np.float32)
+    scaled = scaled.clip(0, 1)
+    scaled[~finite.all(axis=2)] = fill
+    return np.ascontiguousarray(scaled, dtype=np.float32)
 
 
 def _own_range(values: Shaped[np.ndarray, " finite"], kind: np.dtype) -> ValueRange:
     """The range that the values themselves suggest."""
     if kind == np.uint16:
         return 0.0, 65535.0
-    low, high = float(values.min()), float(values.max())
-    ceilings = (1.0, 255.0, 65535.0) if kind.kind == "f" else (255.0, 65535.0)
+    return usual_range(float(values.min()), float(values.max()), fractions=kind.kind == "f")
+
+
+def usual_range(low: float, high: float, *, fractions: bool) -> ValueRange:
+    """The customary range around `low`..`high`: up to 1 for fractions, 255 or 65535; else those two."""
+    ceilings = (1.0, 255.0, 65535.0) if fractions else (255.0, 65535.0)
     return next(((0.0, top) for top in ceilings if low >= 0 and high <= top), (low, high))
 
 

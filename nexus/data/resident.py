@@ -40,6 +40,8 @@ class ResidentImages:
         for index in range(len(dataset)):
             try:
                 image = dataset.picture(index).pixels()
+                if image.dtype != np.uint8:
+                    raise ImageError(dataset.name(index), "deeper than 8 bits; data.engine=cpu takes it")
                 if pixels is None:
                     pixels = np.zeros((len(dataset), *image.shape), dtype=np.uint8)
                 if image.shape != pixels.shape[1:]:
@@ -90,14 +92,14 @@ class ResidentBatches:
         seed, count = self.order.seed, len(positions)
         found = [first_usable(self.order, position, self.images.usable) for position in positions]
         drawn = uniforms(seed, CROPS, positions[0], count, len(self.draw.kinds) * UNIFORMS)
-        _, height, _, width = self.images.pixels.shape
+        _, height, chans, width = self.images.pixels.shape
         table = self.draw((width, height), drawn.reshape(-1, UNIFORMS))
         large, small = table.by_size(count)
         device = self.images.pixels.device
         rows = torch.tensor([index for index, _ in found], device=device)
         rng = generator(seed, MASKS, positions[0])
         masks = Masks.from_grid(self.masker.batch(2 * count, rng))
-        plans = [colour_plan(part, self.config, chans=3) for part in (large, small)]
+        plans = [colour_plan(part, self.config, chans) for part in (large, small)]
         return Batch(
             global_crops=self._cut(rows.repeat(2), large, self.config.global_size),
             local_crops=self._cut(rows.repeat(self.config.local_number), small, self.config.local_size),

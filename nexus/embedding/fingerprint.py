@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from nexus import __version__
+from nexus.data.picture import RGB
 from nexus.features import ImageSource, View, Wanted
 
 NOT_IN_THE_ROWS = {"workers", "device", "mean", "std"}
@@ -29,6 +30,7 @@ def fingerprint(
         "data": f"{getattr(dataset, 'description', type(dataset).__name__)} {_listing(dataset)}",
         "model": _weights(backbone),
         **{name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()},
+        "pixels": str(getattr(backbone, "look", RGB)),
         "normalization": [part.tolist() for part in normalization],
         "features": list(wanted.features),
         "layers": list(wanted.layers),

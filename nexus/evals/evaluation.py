@@ -80,7 +80,9 @@ def evaluate(
         **_scores(tasks, train, test, mirror, configs, device),
     }
     if baseline:
-        raw_train, raw_test = (raw_pixels(part, workers=view.workers) for part in (train_set, test_set))
+        raw_train, raw_test = (
+            raw_pixels(part, workers=view.workers, like=backbone) for part in (train_set, test_set)
+        )
         result["baseline"] = _scores(tasks, raw_train, raw_test, None, configs, device)
     result["table"] = _table(result, tasks)
     if file is not None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nexus import __version__
+from nexus.data.picture import RGB
 from nexus.data.transforms import EvalTransform
 from nexus.exporting.formats import INPUT
 from nexus.exporting.outputs import Output
@@ -109,10 +110,21 @@ def _preprocessing(model: VisionTransformer, plan: Plan) -> dict[str, Any]:
         **resize,
         "interpolation": "bicubic, antialiased",
         "normalised_by": "the graph" if plan.scaling else "the caller",
-        "formula": "(pixels / 255 - mean) / std, channel by channel",
+        "formula": f"({_unit(model)} - mean) / std, channel by channel",
         "mean": list(mean),
         "std": list(std),
     }
+
+
+def _unit(model: VisionTransformer) -> str:
+    """How stored values become 0..1."""
+    look = getattr(model, "look", RGB)
+    if look.channels == "rgb":
+        return "pixels / 255"
+    if look.value_range is None:
+        return "pixels / (255 of 8 bits, 65535 of 16 bits)"
+    low, high = look.value_range
+    return f"clip((pixels - {low:g}) / {high - low:g}, 0, 1)"
 
 
 def _output(output: Output, plan: Plan, config: ViTConfig) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from nexus.data.batch import Fault, normalize
 from nexus.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from nexus.devices import pick_device
 from nexus.errors import ConfigError, DataError
+from nexus.features.native import NativeShrink, native_look
 from nexus.features.outputs import Backbone, Parts, Wanted, depth_of, layer_parts, wanted_columns
 from nexus.features.pixels import Group, ImageSource, Loaded, load, padding_for, shrink, transform_for
 from nexus.features.tables import FeatureRows, Features, collect
@@ -102,15 +103,20 @@ def extract(
     return collect(batches, len(dataset), size=_side(backbone, view))
 
 
-def raw_pixels(dataset: ImageSource, size: int = 32, *, workers: int = 0) -> Features:
+def raw_pixels(
+    dataset: ImageSource, size: int = 32, *, workers: int = 0, like: Backbone | None = None
+) -> Features:
     """The baseline every learned feature must beat: normalised pixels at `size` × `size`, flattened.
 
-    All three feature fields hold the same `3 * size * size` numbers per image.
+    All three feature fields hold the same `3 * size * size` numbers per image; where `like` takes native
+    channels, as many as there are of these, normalised as it wants them.
     """
+    view, look = View(workers=workers), native_look(like)
+    shown = partial(shrink, size=size) if look is None else NativeShrink.of(look, size, view)
 
     def flat() -> Iterator[FeatureRows]:
-        mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
-        batches = load(dataset, partial(shrink, size=size), View(workers=workers))
+        mean, std = normalization_of(None if look is None else like, view)
+        batches = load(dataset, shown, view)
         for batch in _with_rows(batches, len(dataset)):
             (group,) = batch.groups
             rows = normalize(group.pixels, mean, std).flatten(1)

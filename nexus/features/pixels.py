@@ -6,18 +6,21 @@ from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Shaped
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from nexus.data.batch import Fault, Sample
+from nexus.data.datasets import ImageDataset
 from nexus.data.transforms import EvalTransform, as_rgb, to_tensor
 from nexus.errors import ConfigError, ImageError
+from nexus.features.native import NativeTransform, native_look
 from nexus.features.view import NATIVE, View, frame_size
 from nexus.models.vision.fitting import Placement, Size, place
 
 Transform = Callable[[Image.Image], Tensor]
+AnyTransform = Transform | NativeTransform
 
 
 @runtime_checkable
@@ -35,7 +38,8 @@ class Group:
     """Images of a batch that have one size: their places in the batch, their bytes, what they were."""
 
     rows: tuple[int, ...]
-    pixels: UInt8[Tensor, "group chans height width"]
+    pixels: Shaped[Tensor, "group chans height width"]
+    """Bytes, or of native channels float32 in 0..1."""
     images: tuple[Size, ...]
     """Height and width of the upright images in their files."""
 
@@ -55,18 +59,17 @@ class Loaded:
         return Loaded(groups, self.labels, self.names, self.faults)
 
 
-def transform_for(backbone: Any, view: View) -> Transform:
+def transform_for(backbone: Any, view: View) -> AnyTransform:
     """From an RGB image to the bytes that `backbone` is shown under `view`, but for padding.
 
-    A backbone of one channel sees the image in grey. Image files hold no other number of channels: that
-    is a `ConfigError`.
+    A backbone that was trained on native channels gets these, as does one of other than 1 or 3 channels.
+    Another backbone of one channel sees the image in grey.
     """
     chans = getattr(getattr(backbone, "config", None), "in_chans", 3)
-    if chans not in (1, 3):
-        raise ConfigError(
-            f"the backbone takes {chans} channels, but image files are read as RGB; pass arrays of {chans}"
-            " channels to nexus.embedding.embed_images, or load the model with in_chans=3"
-        )
+    native = native_look(backbone)
+    if native is not None:
+        frame = None if view.size == NATIVE else frame_size(backbone, view)
+        return NativeTransform(native, frame, view, backbone.patch_size)
     look: Transform
     if view.size == NATIVE:
         look = partial(_native, patch=backbone.patch_size, fit=view.fit)
@@ -89,11 +92,16 @@ def padding_for(backbone: Any, view: View, pixels: Tensor) -> Placement | None:
 
 
 def load(
-    dataset: ImageSource, transform: Transform, view: View, start: int = 0, *, pin: bool = False
+    dataset: ImageSource, transform: AnyTransform, view: View, start: int = 0, *, pin: bool = False
 ) -> Iterator[Loaded]:
     """The batches of a data set from image `start` on, in order; also those without a readable image."""
+    views: Dataset
+    if isinstance(transform, NativeTransform):
+        views = _NativeViews(dataset, transform)
+    else:
+        views = _Views(dataset, transform)
     loader: DataLoader = DataLoader(
-        _Views(dataset, transform),
+        views,
         batch_size=view.batch_size,
         sampler=range(start, len(dataset)),
         num_workers=view.workers,
@@ -151,6 +159,33 @@ class _Views(Dataset):
             return Fault(error.name, error.reason)
         except ConfigError as error:  # fit=crop or strict, and this image does not
             return Fault(sample.name, str(error))
+
+
+class _NativeViews(Dataset):
+    """As `_Views`, of the channels that are stored."""
+
+    def __init__(self, dataset: ImageSource, transform: NativeTransform) -> None:
+        if not isinstance(dataset, ImageDataset):
+            raise ConfigError(
+                f"the backbone takes native channels, which a {type(dataset).__name__} does not offer; pass "
+                "a path, or arrays to nexus.embedding.embed_images"
+            )
+        self.dataset = dataset.seen_as(transform.look)
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, str, Size] | Fault:
+        name = self.dataset.name(index)
+        try:
+            pixels = self.dataset.picture(index).pixels()
+            height, width = pixels.shape[:2]
+            return self.transform(pixels), self.dataset.label(index), name, (height, width)
+        except ImageError as error:
+            return Fault(error.name, error.reason)
+        except ConfigError as error:  # as above
+            return Fault(name, str(error))
 
 
 def _batch(items: Sequence[tuple[Tensor, int, str, Size] | Fault]) -> Loaded:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from nexus.config import Tree, from_dotted, merge
+from nexus.data.channels import ChannelFacts
 from nexus.data.crops.config import COLOURLESS
 from nexus.models.vision import architecture
 from nexus.training.config import TrainConfig
@@ -35,11 +36,15 @@ class DataFacts:
     """All images that were looked at are squares of `short_side`."""
     grey: bool = False
     """None of the images that were looked at has colours."""
+    channels: ChannelFacts | None = None
+    """Their native channels, where it is these that are trained on."""
 
     @property
-    def resident_bytes(self) -> int:
-        """Memory that all images take as 8-bit RGB, if they have one size."""
-        return self.images * self.short_side**2 * 3
+    def resident_bytes(self) -> float:
+        """Memory that all images take as bytes, if they have one size; none holds deeper ones."""
+        if self.channels and self.channels.deep:
+            return math.inf
+        return self.images * self.short_side**2 * (self.channels.chans if self.channels else 3)
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ def automatic(given: Tree, facts: DataFacts) -> tuple[Tree, list[Choice]]:
     """Complete the user's settings: the merged tree, and the choices that were made."""
     chooser = _Chooser(drop_auto(given))
     _compute(chooser)
+    _channels(chooser, facts)
     _input(chooser, facts)
     _model(chooser, facts)
     _schedule(chooser, facts)
@@ -132,6 +138,21 @@ def _compute(now: _Chooser) -> None:
     now.choose("compute.compile", False, "it gains little on CPUs, and we have not measured it on a GPU")
 
 
+def _channels(now: _Chooser, facts: DataFacts) -> None:
+    found = facts.channels
+    if found is None:
+        return
+    kinds, stats = " and ".join(found.kinds), found.stats
+    now.choose("model.in_chans", found.chans, f"the images have {found.chans} of {kinds}")
+    if found.value_range is not None:
+        low, high = found.value_range
+        reason = f"values of {kinds} become 0..1 by this; measured on {stats.images} images"
+        now.choose("data.value_range", [low, high], reason)
+    reason = f"measured on {stats.images} of {facts.images} images"
+    now.choose("data.mean", list(stats.mean), reason)
+    now.choose("data.std", list(stats.std), reason)
+
+
 def _input(now: _Chooser, facts: DataFacts) -> None:
     on_gpu = str(now["compute.device"]).startswith("cuda")
     small = facts.one_size and facts.short_side <= RESIDENT_SIDE and facts.resident_bytes <= RESIDENT_BYTES
@@ -147,9 +168,11 @@ def _input(now: _Chooser, facts: DataFacts) -> None:
     if now["data.engine"] == "resident":
         reason = "the images are read once, before training"
     now.choose("data.workers", workers, reason)
-    if facts.grey:
+    chans = int(now["model.in_chans"])
+    if facts.grey or chans != 3:
+        why = "the images are grey" if facts.grey else f"{chans} channels are not red, green, blue"
         for name, value in COLOURLESS.items():
-            now.choose(f"crops.{name}", value, "the images are grey")
+            now.choose(f"crops.{name}", value, why)
 
 
 def _model(now: _Chooser, facts: DataFacts) -> None:

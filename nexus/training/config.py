@@ -35,6 +35,8 @@ class ModelConfig(Config):
     """Register tokens, where they differ from the architecture's."""
     ffn_layer: str | None = None
     """`mlp`, `swiglu` or `swiglufused`, where it differs from the architecture's."""
+    in_chans: PositiveInt = 3
+    """Channels of the images; found out from the data where `data.channels=native`."""
     drop_path_rate: Share = 0.0
     """Share of residual branches skipped in training (exact counts); official: 0.3 to 0.4 for large ones."""
     init_values: NonNegativeFloat = 1e-5

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nexus.config import Tree, build, from_dotted, merge, parse_overrides, read_yaml
+from nexus.data.channels import look_at_channels
 from nexus.data.crops.config import with_preset
 from nexus.data.datasets import ImageDataset, available_splits, open_dataset, scan
 from nexus.data.images import ImageLimits
@@ -95,11 +96,14 @@ def _start(folder: RunFolder, given: Tree, overwrite: bool) -> RunResult:
     folder.refuse(overwrite=overwrite)  # before a large collection is looked at
     with remembered() as found:
         dataset, facts = open_data(given)
+        if early.data.channels == "native":
+            facts = replace(facts, channels=look_at_channels(dataset, early.data.value_range))
         if not (facts := replace(facts, labelled=_can_evaluate(given, dataset))).labelled:
             given = merge(given, {"online_eval": {"every": "auto"}})
     settings, choices = automatic(given, facts)
     config = build(TrainConfig, settings)
     check(config, dataset)
+    dataset = dataset.seen_as(config.data.look)
     if config.model.init:  # before anything is created: a mistake here should leave no folder
         initialise_from(build_backbone(vit_config(config.model, config.crops.global_size)), config.model.init)
     folder.create(overwrite=overwrite)
@@ -128,6 +132,7 @@ def _resume(folder: RunFolder, given: Tree) -> RunResult:
     with remembered() as found:
         dataset, _ = open_data(settings)
         check(config, dataset)
+        dataset = dataset.seen_as(config.data.look)
         logger.info("resuming %s: %s", folder.path, folder.progress())
     if folder.step() < config.schedule.steps:
         _say(folder, summary(config, len(dataset), folder.path), found)
@@ -198,6 +203,7 @@ def check(config: TrainConfig, dataset: ImageDataset) -> None:
     refuse_what_cannot_fit(config, device)
     if not len(dataset):
         raise ConfigError(f"{dataset.description} holds no images")
+    _check_channels(config)
     if not any((config.objective.dino_weight, config.objective.ibot_weight, config.objective.koleo_weight)):
         raise ConfigError(
             "objective.dino_weight, ibot_weight and koleo_weight are all 0, so there is nothing to learn "
@@ -205,6 +211,25 @@ def check(config: TrainConfig, dataset: ImageDataset) -> None:
         )
     if config.objective.koleo_weight > 0:
         _check_koleo(config, len(dataset))
+
+
+def _check_channels(config: TrainConfig) -> None:
+    """The model, the images and their normalisation speak of the same number of channels."""
+    data, chans = config.data, config.model.in_chans
+    if data.channels == "rgb" and (chans != 3 or data.value_range is not None):
+        key = "data.value_range" if chans == 3 else f"model.in_chans={chans}"
+        raise ConfigError(
+            f"{key} is for the stored channels, but data.channels=rgb makes 8-bit RGB of every image; use "
+            "data.channels=native, or leave it out"
+        )
+    if data.value_range is not None and data.value_range[0] >= data.value_range[1]:
+        raise ConfigError(f"data.value_range={list(data.value_range)} should be [low, high] with low < high")
+    for name, values in zip(("mean", "std"), data.normalization, strict=True):
+        if len(values) != chans:
+            raise ConfigError(
+                f"data.{name} has {len(values)} values for model.in_chans={chans}; give one for each channel "
+                "of the images, or leave out both, to have them found out"
+            )
 
 
 def _check_koleo(config: TrainConfig, images: int) -> None:

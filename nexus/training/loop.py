@@ -16,7 +16,6 @@ from nexus.data.multicrop import MultiCropAugmentation
 from nexus.data.order import StepSampler
 from nexus.data.replacing import UnusableData
 from nexus.data.resident import ResidentBatches, ResidentImages
-from nexus.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from nexus.distributed import rank, world_size
 from nexus.errors import DataError, NexusError
 from nexus.log import copied_to, logger
@@ -134,7 +133,7 @@ def batches(
     config: TrainConfig, dataset: ImageDataset, start_step: int, device: torch.device
 ) -> Generator[Batch]:
     """Normalised batches on the device, from a step to the end of the run."""
-    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+    mean, std = map(torch.tensor, config.data.normalization)
     crops = _crops(config, dataset, start_step, device)
     return (batch.to(device, non_blocking=True).recoloured().normalized(mean, std) for batch in crops)
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 from nexus.data.datasets import ImageDataset
-from nexus.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from nexus.errors import RunError
 from nexus.log import logger
 from nexus.training.config import TrainConfig
@@ -61,6 +60,7 @@ class Saver:
             "images": len(self.dataset),
             "seed": self.config.seed,
         }
+        mean, std = self.config.data.normalization
         files = {"model.safetensors": model.teacher_backbone, "student.safetensors": model.student_backbone}
         for file_name, network in files.items():
             save_backbone(
@@ -68,8 +68,9 @@ class Saver:
                 self.folder.path,
                 file_name=file_name,
                 provenance=provenance,
-                mean=IMAGENET_MEAN,
-                std=IMAGENET_STD,
+                mean=mean,
+                std=std,
+                look=self.config.data.look,
             )
 
 

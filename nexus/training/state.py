@@ -14,7 +14,7 @@ from nexus.training.config import ModelConfig, TrainConfig
 from nexus.training.metrics import RunningMeans
 from nexus.training.optim import build_optimizer
 from nexus.training.run import RunFolder
-from nexus.weights import initialise_from
+from nexus.weights import initialise_from, tell_input
 
 
 @dataclass
@@ -77,6 +77,8 @@ def build_state(config: TrainConfig, device: torch.device, *, resuming: bool = F
         report = initialise_from(model.student_backbone, config.model.init)
         model.teacher_backbone.load_state_dict(model.student_backbone.state_dict())
         logger.info("%s", report)
+    for backbone in (model.student_backbone, model.teacher_backbone):
+        tell_input(backbone, config.data.normalization, config.data.look)
     model.to(device).train()
     checkpoint_blocks(model.student_backbone, config.compute.checkpointing)
     if config.compute.compile:

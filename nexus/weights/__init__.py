@@ -21,7 +21,7 @@
 from nexus.weights.card import model_card, write_card
 from nexus.weights.conversion import Conversion, convert
 from nexus.weights.inspection import inspect, inspect_sentence
-from nexus.weights.loading import LoadReport, initialise_from, load, load_with_report
+from nexus.weights.loading import LoadReport, initialise_from, load, load_with_report, tell_input
 from nexus.weights.writing import save_backbone
 
 __all__ = [
@@ -35,5 +35,6 @@ __all__ = [
     "load_with_report",
     "model_card",
     "save_backbone",
+    "tell_input",
     "write_card",
 ]

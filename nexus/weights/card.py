@@ -171,9 +171,18 @@ def _input(report: LoadReport) -> str:
         for key in ("mean", "std")
     )
     return (
-        f"## Input\n\n{config.in_chans} channels with values 0..1, then normalised: mean {mean}, standard "
-        f"deviation {std}. Height and width are multiples of {config.patch_size}."
+        f"## Input\n\n{config.in_chans} channels with values 0..1{_scale(report)}, then normalised: mean "
+        f"{mean}, standard deviation {std}. Height and width are multiples of {config.patch_size}."
     )
+
+
+def _scale(report: LoadReport) -> str:
+    """What became 0 and 1, for a model of stored channels."""
+    if report.look.channels == "rgb":
+        return ""
+    span = report.look.value_range
+    how = "by their type" if span is None else f"from {span[0]:g}..{span[1]:g}, clipped"
+    return f" (the stored channels, scaled {how})"
 
 
 def _loading(folder: Path) -> str:

@@ -163,7 +163,7 @@ def _description(model: VisionTransformer, report: LoadReport) -> dict[str, Any]
     provenance = {**known.get("provenance", {}), "converted": converted}
     if "licence" in known:
         provenance["licence"] = known["licence"]
-    return describe(model, provenance, *report.normalization)
+    return describe(model, provenance, *report.normalization, report.look)
 
 
 def _prove_tensors(model: VisionTransformer, path: Path) -> None:

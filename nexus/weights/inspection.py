@@ -29,7 +29,7 @@ Facts = dict[str, Any]
 _QUICK_SUM = 1 << 30
 """Bytes up to which a sha256 is always computed; it takes about a second."""
 _SHOWN_ELSEWHERE = {"source", "config", "tensors", "parameters", "dtype", "layout", "dropped", "described"}
-_SHOWN_ELSEWHERE |= {"normalization"}
+_SHOWN_ELSEWHERE |= {"normalization", "look"}
 """Fields of a `LoadReport` that have words of their own; whatever else one has is shown as it is."""
 
 
@@ -218,6 +218,7 @@ def _backbone(report: LoadReport) -> Facts:
     if isinstance(provenance, dict) and "step" in provenance:
         facts["step"] = provenance["step"]
     facts["normalization"] = described.get("normalization", {})
+    facts["pixels"] = described.get("pixels", {"channels": "rgb", "value_range": None})
     facts["licence"] = described.get("licence", "not stated")
     facts["provenance"] = provenance
     return facts

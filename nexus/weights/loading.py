@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from nexus.config import build
+from nexus.data.picture import RGB, Look
 from nexus.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from nexus.errors import ConfigError, WeightsError
 from nexus.models.vision import VisionTransformer, ViTConfig, architecture, build_backbone
@@ -63,6 +64,8 @@ class LoadReport:
     """What a user of the library that wrote the file should know."""
     normalization: Normalization = (IMAGENET_MEAN, IMAGENET_STD)
     """Mean and standard deviation of the channels, in 0..1; ImageNet's where the file says nothing."""
+    look: Look = RGB
+    """How image files become the pixels that the backbone was trained on."""
     described: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """`config.json` of a file that nexus wrote."""
 
@@ -112,7 +115,7 @@ def load_with_report(
     `encoder` chooses the teacher or the student where there are both. `img_size` resizes the position table
     once; without it the model does so for every image size that differs. `in_chans` and `channels` make it
     take other images than RGB, by the rules of `nexus.weights.channels`. The model carries
-    `normalization = (mean, std)`. Raises `WeightsError` for anything but an exact fit.
+    `normalization = (mean, std)` and `look`. Raises `WeightsError` for anything but an exact fit.
     """
     if encoder not in ("teacher", "student"):
         raise ConfigError(f"encoder={encoder!r} is unknown; use 'teacher' (the better one) or 'student'")
@@ -126,8 +129,16 @@ def load_with_report(
     config = config.model_copy(update={"in_chans": tensors["patch_embed.proj.weight"].shape[1]})
     model = assemble(config, tensors)
     report = replace(report, resized=resized if carried is None else (*resized, carried))
-    model.normalization = normalization  # type: ignore[assignment]
+    look = report.look if config.in_chans == report.config.in_chans else RGB
+    tell_input(model, normalization, look)
     return model.to(device).eval(), report
+
+
+def tell_input(model: VisionTransformer, normalization: Normalization, look: Look) -> None:
+    """Let a backbone carry what it expects of images: `normalization`, and `look` with its mean as fill."""
+    mean, _ = normalization
+    model.normalization = normalization  # type: ignore[assignment]
+    model.look = look if look == RGB else replace(look, fill=tuple(mean))  # type: ignore[assignment]
 
 
 def initialise_from(
@@ -136,7 +147,8 @@ def initialise_from(
     """Copy the backbone that `source` names into `model`, in place, for a new run (`--init`).
 
     The position table is resized to the model's grid where it differs, as the model itself would do for
-    such images; everything else must fit exactly, or a `WeightsError` lists the settings that differ.
+    such images, and the patch embedding carried over to its number of channels (`nexus.weights.channels`);
+    everything else must fit exactly, or a `WeightsError` lists the settings that differ.
     """
     if locate(source, encoder).path is None:
         raise WeightsError(
@@ -144,14 +156,18 @@ def initialise_from(
             "pass a run folder or a weight file"
         )
     tensors, report = _read(source, encoder)
-    _refuse_differences(report, model.config)
+    chans = model.config.in_chans
+    tensors, _, carried = carry_tensors(tensors, report.normalization, chans)
+    _refuse_differences(
+        replace(report, config=report.config.model_copy(update={"in_chans": chans})), model.config
+    )
     _, tensors, resized = _resize(model.config, tensors, model.config.img_size)
     with torch.no_grad():
         own = model.state_dict()
         _refuse_misfits(report.source, tensors, own)
         for key, value in own.items():
             value.copy_(tensors[key])
-    return replace(report, resized=resized)
+    return replace(report, resized=resized if carried is None else (*resized, carried))
 
 
 def read_report(source: str | Path, encoder: Encoder = "teacher") -> LoadReport:
@@ -201,6 +217,7 @@ def _report(
         filled=found.filled,
         notes=_notes(config, found.resizing),
         normalization=_normalization(described or foreign.described),
+        look=_look(described),
         described=described,
     )
 
@@ -243,6 +260,15 @@ def _normalization(described: Mapping[str, Any]) -> Normalization:
     values = described.get("normalization") or {}
     mean, std = values.get("mean", IMAGENET_MEAN), values.get("std", IMAGENET_STD)
     return tuple(map(float, mean)), tuple(map(float, std))
+
+
+def _look(described: Mapping[str, Any]) -> Look:
+    """How the pixels were read, if the file says so."""
+    pixels = described.get("pixels") or {}
+    if pixels.get("channels") != "native":
+        return RGB
+    span = pixels.get("value_range")
+    return Look("native", None if span is None else (float(span[0]), float(span[1])))
 
 
 def _shapes(path: Path, config: ViTConfig) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from nexus import __version__, checkpoint
+from nexus.data.picture import RGB, Look
 from nexus.errors import RunError
 from nexus.models.vision import VisionTransformer
 from nexus.weights.soundness import tensors_sha256
@@ -27,6 +28,7 @@ def save_backbone(
     provenance: Mapping[str, Any],
     mean: Sequence[float],
     std: Sequence[float],
+    look: Look = RGB,
 ) -> None:
     """Write `folder/file_name` and `folder/config.json`; each is either the old or the new one, never half.
 
@@ -35,6 +37,8 @@ def save_backbone(
         {"format": "nexus", "format_version": 1,
          "architecture": every field of ViTConfig,
          "normalization": {"mean": [...], "std": [...]},            of the channels, in 0..1
+         "pixels": {"channels": "rgb" or "native",                  see nexus.data.picture
+                    "value_range": [low, high] or null},            what became 0 and 1
          "licence": provenance["licence"], or a sentence,
          "provenance": {"nexus": version, "date": UTC, **provenance}}
 
@@ -42,7 +46,7 @@ def save_backbone(
     it and the tensors, which is compared when the file is read. Stochastic depth
     is a setting of training and is written as 0. Raises `RunError` when the disk refuses.
     """
-    config = describe(model, provenance, mean, std)
+    config = describe(model, provenance, mean, std, look)
     target = folder / file_name
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +62,11 @@ def save_backbone(
 
 
 def describe(
-    model: VisionTransformer, provenance: Mapping[str, Any], mean: Sequence[float], std: Sequence[float]
+    model: VisionTransformer,
+    provenance: Mapping[str, Any],
+    mean: Sequence[float],
+    std: Sequence[float],
+    look: Look = RGB,
 ) -> dict[str, Any]:
     """The contents of `config.json`."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -69,6 +77,10 @@ def describe(
         "format_version": FORMAT_VERSION,
         "architecture": {**model.config.model_dump(mode="json"), "drop_path_rate": 0.0},
         "normalization": {"mean": list(mean), "std": list(std)},
+        "pixels": {
+            "channels": look.channels,
+            "value_range": None if look.value_range is None else list(look.value_range),
+        },
         "licence": licence,
         "provenance": facts,
     }

@@ -7,6 +7,7 @@ import pytest
 
 from nexus.data.datasets import open_dataset, scan
 from nexus.data.images import ImageLimits
+from nexus.data.picture import Look
 from nexus.errors import DataError, ImageError
 from tests.data.making import hdf5, write_dicom
 
@@ -20,7 +21,7 @@ def error(spec, **options) -> str:
 
 
 def native(data, i: int) -> np.ndarray:
-    data.channels = "native"
+    data.look = Look("native")
     return data.picture(i).pixels()
 
 
@@ -91,7 +92,7 @@ def test_no_data(tmp_path):
     valid = np.ones((10, 12), dtype=bool)
     valid[3, 4] = valid[5, 6] = False
     assert np.array_equal(data.valid(0), valid)
-    data.channels = "rgb"
+    data.look = Look()
     assert data.valid(0).sum() == 119, "the first band alone is seen"
 
 

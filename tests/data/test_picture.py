@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from nexus.data.images import ImageLimits, decode_image
-from nexus.data.picture import ArrayPicture, EncodedPicture
+from nexus.data.picture import ArrayPicture, EncodedPicture, Look
 from nexus.errors import ImageError
 
 
@@ -47,7 +47,7 @@ def test_size_and_pixels_are_upright(kind, orientation):
     ],
 )
 def test_native_channels_of_files(image, chans, kind):
-    native = EncodedPicture(encoded(image), "x", channels="native").pixels()
+    native = EncodedPicture(encoded(image), "x", look=Look("native")).pixels()
     assert native.shape == (20, 30, chans)
     assert native.dtype == kind
     rgb = EncodedPicture(encoded(image), "x").pixels()
@@ -74,20 +74,20 @@ def test_native_channels_of_files(image, chans, kind):
 )
 def test_deep_values_are_scaled_as_stated(values, value_range, want):
     limits = ImageLimits(min_side=1)
-    picture = ArrayPicture(values[None], "x", limits, "native", value_range)
+    picture = ArrayPicture(values[None], "x", limits, Look("native", value_range))
     assert picture.size == (2, 1)
     assert picture.pixels().dtype == np.float32
     np.testing.assert_allclose(picture.pixels()[0, :, 0], want, atol=1e-6)
-    rgb = ArrayPicture(values[None], "x", limits, "rgb", value_range).pixels()
+    rgb = ArrayPicture(values[None], "x", limits, Look("rgb", value_range)).pixels()
     np.testing.assert_allclose(rgb[0], np.rint(np.array(want) * 255)[:, None].repeat(3, 1))
 
 
 def test_bytes_of_any_number_of_channels_stay():
     pixels = noise(channels=7)
-    assert np.array_equal(ArrayPicture(pixels, "x", channels="native").pixels(), pixels)
+    assert np.array_equal(ArrayPicture(pixels, "x", look=Look("native")).pixels(), pixels)
     with pytest.raises(ImageError, match="7 channels"):
         ArrayPicture(pixels, "x").pixels()
-    assert ArrayPicture(pixels[..., 0] > 99, "x", channels="native").pixels().max() == 255
+    assert ArrayPicture(pixels[..., 0] > 99, "x", look=Look("native")).pixels().max() == 255
 
 
 @pytest.mark.parametrize("array", [np.zeros(3), np.zeros((2, 0, 3)), np.zeros((9, 9), complex)])

@@ -1,5 +1,6 @@
 """What every source of images looks like to the rest of the package."""
 
+import copy
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from nexus.data.batch import Fault, Sample
 from nexus.data.datasets.labels import Classes, Labels
 from nexus.data.images import DEFAULT_LIMITS, ImageLimits, Stream, decode_image, image_header
 from nexus.data.order import Order
-from nexus.data.picture import EncodedPicture, Picture
+from nexus.data.picture import RGB, EncodedPicture, Look, Picture
 
 
 class ImageDataset(Dataset[Sample], ABC):
@@ -27,7 +28,10 @@ class ImageDataset(Dataset[Sample], ABC):
     description  one phrase for people: "folder imgs/, 12,345 images in 10 class folders"
     faults       entries found while listing that are not among the images: they cannot even be read
     limits       which images are refused
+    look         what `picture(i)` makes of the stored values; set by `seen_as`
     """
+
+    look: Look = RGB
 
     def __init__(
         self,
@@ -68,7 +72,13 @@ class ImageDataset(Dataset[Sample], ABC):
 
         Sources that hold arrays instead of files override it and return an `ArrayPicture`.
         """
-        return EncodedPicture(self.read(i), self.name(i), self.limits)
+        return EncodedPicture(self.read(i), self.name(i), self.limits, self.look)
+
+    def seen_as(self, look: Look) -> "ImageDataset":
+        """The same images, of which `picture(i)` has the pixels that `look` describes."""
+        other = copy.copy(self)
+        other.look = look
+        return other
 
     def label(self, i: int) -> int:
         """The label of image `i`; -1 where it is unknown."""
@@ -104,6 +114,7 @@ class Subset(ImageDataset):
         labels = None if base.labels is None else base.labels[indices]
         description = f"{len(indices):,} of {base.description}"
         super().__init__(description, base.limits, labels, base.classes, base.faults)
+        self.look = base.look
         self.base = base
         self.indices = indices
 
@@ -129,6 +140,13 @@ class Subset(ImageDataset):
     def picture(self, i: int) -> Picture:
         """The picture of the base data set."""
         return self.base.picture(int(self.indices[i]))
+
+    def seen_as(self, look: Look) -> "ImageDataset":
+        """The same part of the base data set, seen that way."""
+        other = copy.copy(self)
+        other.look = look
+        other.base = self.base.seen_as(look)
+        return other
 
     def __getitem__(self, i: int) -> Sample:
         i = self._position(i)

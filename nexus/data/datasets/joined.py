@@ -1,5 +1,6 @@
 """Several sources one after the other, and mixtures of them in given proportions."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -11,7 +12,7 @@ from nexus.data.datasets.base import ImageDataset
 from nexus.data.datasets.labels import Classes, Labels
 from nexus.data.images import Stream
 from nexus.data.order import MixtureOrder, Order
-from nexus.data.picture import Picture
+from nexus.data.picture import Look, Picture
 from nexus.errors import DataError, ImageError
 
 _SMALLEST_SHARE = Fraction(1, 1_000_000)
@@ -60,6 +61,13 @@ class JoinedDataset(ImageDataset):
             picture = self.parts[part].picture(inner)
         picture.name = self.name(i)
         return picture
+
+    def seen_as(self, look: Look) -> "JoinedDataset":
+        """The same sources, each seen that way."""
+        other = copy.copy(self)
+        other.look = look
+        other.parts = tuple(part.seen_as(look) for part in self.parts)
+        return other
 
     def header(self, i: int) -> tuple[int, int, str]:
         """The header in the source."""

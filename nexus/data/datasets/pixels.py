@@ -10,7 +10,7 @@ Which numbers become the picture is said in the address:
 
 import io
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Shaped
@@ -21,7 +21,7 @@ from nexus.data.datasets.address import Address
 from nexus.data.datasets.base import ImageDataset
 from nexus.data.datasets.labels import Classes, Labels
 from nexus.data.images import ImageLimits
-from nexus.data.picture import ArrayPicture, Channels, ValueRange
+from nexus.data.picture import ArrayPicture, Look, ValueRange
 from nexus.errors import DataError, ImageError
 
 PIXEL_OPTIONS = ("bands", "range", "nodata")
@@ -67,8 +67,6 @@ def _numbers(address: Address, option: str) -> list[float] | None:
 class PixelDataset(ImageDataset):
     """A source of arrays. `array(i)` gives the stored values; everything else follows from it."""
 
-    channels: Channels = "rgb"
-
     def __init__(
         self,
         description: str,
@@ -90,33 +88,30 @@ class PixelDataset(ImageDataset):
         return self.how.nodata
 
     def value_range(self, i: int) -> ValueRange | None:
-        """The values of image `i` that become black and white; None leaves that to the values."""
+        """The values of image `i` that become black and white, where its source says so."""
         return self.how.value_range
 
     def picture(self, i: int) -> ArrayPicture:
-        """The chosen bands; no-data pixels are 0."""
+        """The chosen bands; no-data pixels are 0, or what the look fills them with."""
         array = self._bands(self.array(i), self.name(i))
-        span, nodata = self.value_range(i), self.nodata(i)
+        span, nodata = self.value_range(i) or self.look.value_range, self.nodata(i)
         if nodata is not None:
             if span is None and array.dtype.kind == "u":
                 span = 0.0, float(np.iinfo(array.dtype).max)
             array = np.where(_is(array, nodata), np.nan, array.astype(np.float32))
-        return ArrayPicture(array, self.name(i), self.limits, self.channels, span)
+        return ArrayPicture(array, self.name(i), self.limits, replace(self.look, value_range=span))
 
     def valid(self, i: int) -> Bool[np.ndarray, "height width"]:
         """False where a chosen band of image `i` holds no data: the no-data value, NaN or infinity."""
-        array = self._bands(self.array(i), self.name(i))
-        array = array[:, :, None] if array.ndim == 2 else array
-        good = np.isfinite(array)
-        nodata = self.nodata(i)
-        return (good if nodata is None else good & ~_is(array, nodata)).all(axis=2)
+        return self.picture(i).valid()
 
     def image(self, i: int) -> Image.Image:
         """The RGB view."""
         picture = self.picture(i)
-        if self.channels != "rgb":
+        if self.look.channels != "rgb":
             array = self._select(picture.array, picture.name)
-            picture = ArrayPicture(array, picture.name, self.limits, "rgb", picture.value_range)
+            look = Look(value_range=picture.look.value_range)
+            picture = ArrayPicture(array, picture.name, self.limits, look)
         return Image.fromarray(picture.pixels())
 
     def header(self, i: int) -> tuple[int, int, str]:
@@ -137,7 +132,7 @@ class PixelDataset(ImageDataset):
         return Sample(image=self.image(i), name=self.name(i), index=i, label=self.label(i))
 
     def _bands(self, array: Shaped[np.ndarray, "..."], name: str) -> Shaped[np.ndarray, "..."]:
-        if self.channels == "rgb" or self.how.bands is not None:
+        if self.look.channels == "rgb" or self.how.bands is not None:
             return self._select(array, name)
         return array
 
@@ -148,7 +143,7 @@ class PixelDataset(ImageDataset):
         chans, bands = array.shape[2], self.how.bands
         if bands is None:
             return array if chans in (1, 3) else array[:, :, : 1 if chans == 2 else 3]
-        if self.channels == "native" and chans == len(bands):
+        if self.look.channels == "native" and chans == len(bands):
             return array
         if max(bands) > chans:
             raise ImageError(name, f"has {chans} bands, so there is no band {max(bands)}")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
+from PIL import Image
 
 from nexus.data.datasets.address import Address
 from nexus.data.datasets.extras import optional
@@ -23,7 +24,7 @@ from nexus.data.images import ImageLimits, image_header, open_file
 from nexus.errors import DataError, ImageError
 
 TIFF_ENDINGS = frozenset({".tif", ".tiff"})
-_NODATA = 42113
+_NODATA, _SAMPLES, _BITS = 42113, 277, 258
 
 
 class RasterDataset(PixelDataset):
@@ -93,19 +94,28 @@ def _number(value: Any) -> float | None:
 
 
 def needs_tifffile(path: Path) -> bool:
-    """Whether a TIFF has an image that tifffile can read, which is installed, and Pillow cannot."""
+    """Whether a TIFF has bands that tifffile, which is installed, can read, and Pillow cannot."""
     try:
         image_header(path)
+        if not _has_deep_bands(path):
+            return False
     except ImageError as error:
         if "data.limits" in error.reason:
             return False
-        try:
-            tifffile = optional("tifffile", "geotiff", "reading TIFF with bands")
-            with tifffile.TiffFile(path) as tiff:
-                return tiff.pages[0].samplesperpixel > 1 or len(tiff.series[0].shape) > 2
-        except Exception:  # a damaged file, or no tifffile: an unreadable image among others
-            return False
-    return False
+    try:
+        tifffile = optional("tifffile", "geotiff", "reading TIFF with bands")
+        with tifffile.TiffFile(path) as tiff:
+            return tiff.pages[0].samplesperpixel > 1 or len(tiff.series[0].shape) > 2
+    except Exception:  # a damaged file, or no tifffile: an unreadable image among others
+        return False
+
+
+def _has_deep_bands(path: Path) -> bool:
+    """Whether Pillow, which reads the header, would fail at the pixels or read only their high bytes."""
+    with Image.open(path) as image:
+        tags = getattr(image, "tag_v2", {})
+        bands, bits = tags.get(_SAMPLES, 1), tags.get(_BITS, (8,))
+    return bands > 4 or (bands > 1 and max(bits) > 8)
 
 
 def raster_source(address: Address) -> Source:
