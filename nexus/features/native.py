@@ -7,6 +7,7 @@ Resizing is bicubic and antialiased as there, by torch instead of Pillow, on flo
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
@@ -43,7 +44,7 @@ class NativeTransform:
     view: View
     patch: int
 
-    def __call__(self, pixels: Pixels) -> Float[Tensor, "chans height width"]:
+    def __call__(self, pixels: Pixels) -> Float[Tensor, "chans _ _"]:
         """Resize and crop one image; `ConfigError` where `view.fit` forbids its size."""
         x = planes(pixels)
         if self.frame is None:
@@ -75,14 +76,14 @@ class NativeShrink(NativeTransform):
         """For pictures of `side` pixels."""
         return cls(look, (side, side), view, 1, side)
 
-    def __call__(self, pixels: Pixels) -> Float[Tensor, "chans height width"]:
+    def __call__(self, pixels: Pixels) -> Float[Tensor, "chans _ _"]:
         """Shrink one image."""
         return adaptive_avg_pool2d(planes(pixels), self.side)
 
 
 def planes(pixels: Pixels) -> Float[Tensor, "chans height width"]:
     """The pixels as float32 in 0..1, channels first."""
-    return unit(torch.from_numpy(pixels)).permute(2, 0, 1).contiguous()
+    return unit(torch.from_numpy(np.require(pixels, requirements="W"))).permute(2, 0, 1).contiguous()
 
 
 def _short_side(x: Shaped[Tensor, "chans height width"], side: int) -> Tensor:
