@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from nexus import __version__
+from nexus.cli.data_commands import data_app
 from nexus.cli.layout import LENGTH, MACHINE, RESULT, WHAT, GroupedCommand
 from nexus.errors import ConfigError, choose
 
@@ -18,6 +19,8 @@ app = typer.Typer(
     epilog="nexus VERB --help lists its options; --debug shows the traceback of an error.",
 )
 
+
+app.add_typer(data_app)
 
 _ENCODERS: dict[str, Literal["teacher", "student"]] = {"teacher": "teacher", "student": "student"}
 

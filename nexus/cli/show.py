@@ -3,7 +3,7 @@
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from nexus.data.preparation import Packed, Survey
+    from nexus.data.preparation.measuring import Measured
     from nexus.embedding import Written
     from nexus.training import RunResult
     from nexus.weights import Conversion
@@ -151,3 +153,63 @@ def inspection(facts: dict[str, Any], *, as_json: bool = False) -> None:
         plain = isinstance(value, list) and all(isinstance(item, str) for item in value)
         text = ", ".join(value) if plain else json.dumps(value)
         say(f"{key:<16} {value if isinstance(value, str) else text}")
+
+
+_LISTED = 5
+
+
+def survey_table(found: "Survey") -> None:
+    """What `nexus data scan` saw: counts and shares, then the first names of each kind of trouble."""
+    console = _console()
+    console.print(found.description)
+    table = Table(title=f"{found.examined:,} of {found.images:,} images looked at")
+    table.add_column("what")
+    table.add_column("found")
+    for name, (low, middle, high) in found.sides.items():
+        table.add_row(f"{name}, px", f"{low} to {high}, median {middle}")
+    for name, counts in (("mode", found.modes), ("channels", found.channels), ("bits", found.bits)):
+        table.add_row(name, ", ".join(f"{key}: {count:,}" for key, count in counts.items()))
+    table.add_row("unreadable", f"{len(found.unreadable):,}")
+    table.add_row("exact duplicates", f"{found.superfluous:,} (by {found.compared})")
+    table.add_row("tiny", f"{len(found.tiny):,} with a side below {_scan_limits()[0]} px")
+    table.add_row("extreme aspect", f"{len(found.extreme):,} longer than {_scan_limits()[1]:g} : 1")
+    console.print(table)
+    _some("unreadable", [f"{fault.name}: {fault.reason}" for fault in found.unreadable])
+    _some("duplicates", [" = ".join(group) for group in found.duplicates])
+    _some("tiny", found.tiny)
+    _some("extreme aspect", found.extreme)
+
+
+def _scan_limits() -> tuple[int, float]:
+    from nexus.data.preparation.survey import EXTREME, TINY
+
+    return TINY, EXTREME
+
+
+def _some(what: str, names: Sequence[str]) -> None:
+    for name in names[:_LISTED]:
+        _console().print(f"{what}: {name}")
+    if len(names) > _LISTED:
+        _console().print(f"{what}: and {len(names) - _LISTED:,} more (--out FILE.json lists all)")
+
+
+def measured_lines(found: "Measured") -> None:
+    """What `nexus data stats` measured, and what to write behind `nexus train`."""
+    say, stats = _console().print, found.stats
+    say(f"{found.description}: {len(stats.mean)} channels, {stats.images:,} images, {stats.pixels:,} pixels")
+    for fault in stats.faults[:_LISTED]:
+        say(f"skipped {fault.name}: {fault.reason}")
+    if len(stats.faults) > _LISTED:
+        say(f"skipped {len(stats.faults) - _LISTED:,} more (--out FILE.json lists all)")
+    say(" ".join(shlex.quote(setting.replace(", ", ",")) for setting in found.settings()))
+
+
+def packed_lines(packed: "Packed") -> None:
+    """What `nexus data pack` wrote."""
+    say = _console().print
+    again = f" (the first {packed.resumed_at:,} images by an earlier run)" if packed.resumed_at else ""
+    volume = f"{packed.shards} shard{'s' * (packed.shards > 1)}, {packed.bytes / 1e6:,.1f} MB"
+    say(f"{packed.images:,} images, {volume} → {packed.path}{again}")
+    if packed.unreadable:
+        say(f"{packed.unreadable:,} images could not be packed: {packed.path / 'unreadable.csv'}")
+    say(f"nexus train --data {shlex.quote(str(packed.path))} --out runs/a")

@@ -4,8 +4,7 @@ Sums are in float64, image by image in the order of the data set, and merged as 
 (1979): exact to rounding, and the same at any number of threads. Pixels without data do not count.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +12,8 @@ from jaxtyping import Float64
 
 from nexus.data.batch import Fault
 from nexus.data.datasets.base import ImageDataset
-from nexus.data.picture import Look, ValueRange, usual_range
+from nexus.data.parallel import Progress, in_order
+from nexus.data.picture import EncodedPicture, Look, ValueRange, usual_range
 from nexus.errors import DataError, ImageError
 
 SAMPLE = 128
@@ -23,7 +23,6 @@ FLAT = 1e-6
 """A channel that varies less than this (of 0..1) is constant; its deviation counts as 1."""
 
 _DIGITS = 6
-_CHUNK = 64
 
 
 @dataclass
@@ -73,7 +72,7 @@ def channel_stats(
     indices: Sequence[int] | None = None,
     *,
     workers: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> ChannelStats:
     """Measure the pixels of `dataset.picture(i)`, of all images or those at `indices`.
 
@@ -85,7 +84,8 @@ def channel_stats(
         try:
             picture = dataset.picture(index)
             pixels = picture.pixels()
-            valid = picture.valid() if dataset.look.channels == "native" else _everywhere(pixels)
+            whole = isinstance(picture, EncodedPicture) and pixels.dtype == np.uint8
+            valid = np.ones(pixels.shape[:2], dtype=bool) if whole else picture.valid()
             return ChannelSums.of(pixels, valid)
         except ImageError as error:
             return Fault(error.name, error.reason)
@@ -93,15 +93,13 @@ def channel_stats(
     total: ChannelSums | None = None
     faults: list[Fault] = []
     images = 0
-    for done, (index, found) in enumerate(zip(chosen, _each(sums, chosen, workers), strict=True), 1):
+    for index, found in zip(chosen, in_order(sums, chosen, workers, progress), strict=True):
         if not isinstance(found, Fault) and total is not None and len(found.mean) != len(total.mean):
             found = Fault(dataset.name(index), f"{len(found.mean)} channels, not {len(total.mean)}")
         if isinstance(found, Fault):
             faults.append(found)
         else:
             total, images = found if total is None else total.merged(found), images + 1
-        if progress is not None:
-            progress(done, len(chosen))
     if total is None or not total.count:
         reason = f": {faults[0].name}: {faults[0].reason}" if faults else ""
         raise DataError(f"no pixel of {dataset.description} can be measured{reason}")
@@ -109,22 +107,6 @@ def channel_stats(
     deviation[deviation < FLAT] = 1.0
     mean, std = (tuple(round(float(v), _DIGITS) for v in part) for part in (total.mean, deviation))
     return ChannelStats(mean, std, images, total.count, tuple(faults))
-
-
-def _everywhere(pixels: np.ndarray) -> np.ndarray:
-    return np.ones(pixels.shape[:2], dtype=bool)
-
-
-def _each(
-    measure: Callable[[int], ChannelSums | Fault], chosen: Sequence[int], workers: int
-) -> Iterator[ChannelSums | Fault]:
-    """The measures in order; with threads, a bounded number of images ahead."""
-    if not workers:
-        yield from map(measure, chosen)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(chosen), _CHUNK):
-            yield from pool.map(measure, chosen[start : start + _CHUNK])
 
 
 @dataclass(frozen=True)
