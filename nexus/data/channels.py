@@ -36,11 +36,15 @@ class ChannelSums:
     @classmethod
     def of(cls, pixels: np.ndarray, valid: np.ndarray) -> "ChannelSums":
         """Those of one image: uint8, or floats in 0..1; (height, width, chans) where `valid`."""
-        good = pixels[valid]
-        values = good.astype(np.float64) / (255.0 if pixels.dtype == np.uint8 else 1.0)
+        values = pixels.reshape(-1, pixels.shape[2]) if valid.all() else pixels[valid]
         if not len(values):
             return cls(0, np.zeros(pixels.shape[2]), np.zeros(pixels.shape[2]))
-        mean = values.mean(axis=0)
+        if values.dtype == np.uint8:  # there are only 256 of them
+            counts = np.stack([np.bincount(band, minlength=256) for band in values.T])
+            levels = np.arange(256) / 255.0
+            mean = counts @ levels / len(values)
+            return cls(len(values), mean, (counts * np.square(levels - mean[:, None])).sum(axis=1))
+        mean = values.mean(axis=0, dtype=np.float64)
         return cls(len(values), mean, np.square(values - mean).sum(axis=0))
 
     def merged(self, other: "ChannelSums") -> "ChannelSums":
