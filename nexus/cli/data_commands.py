@@ -121,7 +121,7 @@ def crops(
         channels=_channels(channels),
         overwrite=overwrite,
     )
-    typer.echo(f"{len(names)} images → {out}")
+    typer.echo(f"{len(names)} image{'s' * (len(names) > 1)} → {out}")
 
 
 def _channels(name: str) -> Any:

@@ -143,7 +143,11 @@ def _channels(now: _Chooser, facts: DataFacts) -> None:
     if found is None:
         return
     kinds, stats = " and ".join(found.kinds), found.stats
-    now.choose("model.in_chans", found.chans, f"the images have {found.chans} of {kinds}")
+    now.choose(
+        "model.in_chans",
+        found.chans,
+        f"the images have {found.chans} channel{'s' * (found.chans > 1)} of {kinds}",
+    )
     if found.value_range is not None:
         low, high = found.value_range
         reason = f"values of {kinds} become 0..1 by this; measured on {stats.images} images"

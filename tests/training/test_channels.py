@@ -96,7 +96,7 @@ def test_from_training_to_features(make, tmp_path: Path) -> None:
     mean, std = naive_stats(spec, Look("native", None if span is None else tuple(span)))
     assert np.allclose(described["normalization"]["mean"], mean, atol=1e-5)
     assert np.allclose(described["normalization"]["std"], std, atol=1e-5)
-    assert f"model.in_chans={chans}  (the images have {chans} of " in log(out)
+    assert f"model.in_chans={chans}  (the images have {chans} channel" in log(out)
     assert "data.mean=" in log(out)
     assert "crops.hue=0.0  (" in log(out)
 
