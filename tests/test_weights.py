@@ -540,7 +540,6 @@ def test_initialise_copies_and_resizes(tmp_path: Path) -> None:
         ({"num_register_tokens": 4}, "num_register_tokens: file 0, model 4"),
         ({"patch_size": 7}, "patch_size: file 14, model 7"),
         ({"init_values": None}, "layer scale: file True, model False"),
-        ({"in_chans": 1}, "in_chans: file 3, model 1"),
         ({"ffn_layer": "swiglufused"}, "ffn_layer: file mlp, model swiglu"),
     ],
 )

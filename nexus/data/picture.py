@@ -111,12 +111,18 @@ class EncodedPicture(Picture):
 
     def pixels(self, shrink: int = 1) -> Pixels:
         """Decoded; the errors of `nexus.data.images.decode_image`."""
-        if self.look.channels == "rgb":
+        if self.look.channels == "rgb" or self._is_plain_rgb():
             pixels = fast_pixels(self.data, self.header, shrink)
             if pixels is not None:
                 return pixels
+        if self.look.channels == "rgb":
             return np.array(decode_image(self.data, self.name, self.limits))
         return _native(self.values(), self.name, self.look)
+
+    def _is_plain_rgb(self) -> bool:
+        """Whether the native channels are what the RGB ones would be."""
+        look = self.look
+        return self.header.mode == "RGB" and look.value_range is None and len(look.fill or "rgb") == 3
 
     def values(self) -> Shaped[np.ndarray, "height width chans"]:
         """Decoded as stored; the errors of `nexus.data.images.decode_image`."""

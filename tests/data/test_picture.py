@@ -99,3 +99,24 @@ def test_arrays_that_are_no_pictures_are_refused(array):
 def test_arrays_obey_the_limits():
     with pytest.raises(ImageError, match="min_side"):
         ArrayPicture(np.zeros((9, 3)), "x")
+
+
+def test_a_look_with_a_fill_refuses_other_numbers_of_channels():
+    array = np.full((9, 9, 5), np.nan, np.float32)
+    array[1:] = 0.25
+    look = Look("native", fill=(0.1, 0.2, 0.3, 0.4, 0.5))
+    pixels = ArrayPicture(array, "x", look=look).pixels()
+    assert np.allclose(pixels[0], look.fill)
+    assert (pixels[1:] == 0.25).all()
+    with pytest.raises(ImageError, match="5 channels, where 2 are expected"):
+        ArrayPicture(array, "x", look=Look("native", fill=(0.1, 0.2))).pixels()
+
+
+def test_native_rgb_is_rgb_also_when_it_is_decoded_smaller():
+    data = encoded(Image.fromarray(np.arange(64 * 48 * 3, dtype=np.uint8).reshape(48, 64, 3)), "JPEG")
+    for shrink in (1, 2):
+        rgb, native = (
+            EncodedPicture(data, "x", look=Look(name)).pixels(shrink) for name in ("rgb", "native")
+        )
+        assert np.array_equal(rgb, native)
+    assert rgb.shape == (24, 32, 3)

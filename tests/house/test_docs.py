@@ -188,7 +188,10 @@ def verbs() -> dict[str, Any]:
 
 def parse(words: list[str]) -> None:
     """Let a command read its words, without doing anything; overrides must be settings."""
-    with verbs()[words[0]].make_context(words[0], words[1:]) as context:
+    command, words = verbs()[words[0]], words[1:]
+    if hasattr(command, "commands"):
+        command, words = command.commands[words[0]], words[1:]
+    with command.make_context(command.name, list(words)) as context:
         overrides = context.params.get("overrides") or []
         assert all(text.partition("=")[0] in SETTINGS for text in overrides), overrides
 

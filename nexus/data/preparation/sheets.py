@@ -71,7 +71,7 @@ def _sheets(
     dataset: ImageDataset, config: CropConfig, images: int, seed: int, patch: int
 ) -> list[tuple[str, Image.Image]]:
     """Names and sheets of the first readable images from evenly spread places on."""
-    augmentation = MultiCropAugmentation(config)
+    augmentation = MultiCropAugmentation(config=config)
     grid = max(1, config.global_size // patch)
     masker = BlockMasker(MaskConfig(probability=1.0), grid, grid)
     drawn: dict[int, tuple[str, Image.Image]] = {}
