@@ -115,8 +115,6 @@ def test_a_look_with_a_fill_refuses_other_numbers_of_channels():
 def test_native_rgb_is_rgb_also_when_it_is_decoded_smaller():
     data = encoded(Image.fromarray(np.arange(64 * 48 * 3, dtype=np.uint8).reshape(48, 64, 3)), "JPEG")
     for shrink in (1, 2):
-        rgb, native = (
-            EncodedPicture(data, "x", look=Look(name)).pixels(shrink) for name in ("rgb", "native")
-        )
+        rgb, native = (EncodedPicture(data, "x", look=Look(of)).pixels(shrink) for of in ("rgb", "native"))
         assert np.array_equal(rgb, native)
     assert rgb.shape == (24, 32, 3)

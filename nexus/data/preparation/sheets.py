@@ -11,7 +11,7 @@ from PIL import Image
 
 from nexus.checkpoint import write_atomic
 from nexus.data.contact_sheet import contact_sheet, shown_channels
-from nexus.data.crops.config import CropConfig, preset
+from nexus.data.crops.config import COLOURLESS, CropConfig, preset
 from nexus.data.crops.parameters import UNIFORMS
 from nexus.data.datasets import ImageDataset, open_dataset
 from nexus.data.masking import BlockMasker, MaskConfig
@@ -71,7 +71,8 @@ def _sheets(
     dataset: ImageDataset, config: CropConfig, images: int, seed: int, patch: int
 ) -> list[tuple[str, Image.Image]]:
     """Names and sheets of the first readable images from evenly spread places on."""
-    augmentation = MultiCropAugmentation(config=config)
+    coloured = MultiCropAugmentation(config=config)
+    colourless = MultiCropAugmentation(config=config.model_copy(update=COLOURLESS))  # as training does it
     grid = max(1, config.global_size // patch)
     masker = BlockMasker(MaskConfig(probability=1.0), grid, grid)
     drawn: dict[int, tuple[str, Image.Image]] = {}
@@ -83,11 +84,13 @@ def _sheets(
             rng = np.random.default_rng((seed, index))
             try:
                 picture = dataset.picture(index)
+                pixels = picture.pixels()
+                augmentation = coloured if pixels.shape[2] == 3 else colourless
                 made = augmentation.of(picture, rng.random((len(augmentation.sides), UNIFORMS)))
-                image = Image.fromarray(shown_channels(picture.pixels()))
             except ImageError as error:
                 failed = error
                 continue
+            image = Image.fromarray(shown_channels(pixels))
             drawn[index] = picture.name, contact_sheet(image, made, masker.batch(2, rng))
             break
     if not drawn:
