@@ -180,7 +180,7 @@ def test_backbones_of_other_channels(tmp_path: Path, chans: int) -> None:
     model.normalization = ((0.5,) * chans, (0.2,) * chans)
     images = MemoryImages(count=3)
     if chans == 4:
-        with pytest.raises(ConfigError, match="takes 4 channels, but image files are read as RGB"):
+        with pytest.raises(ConfigError, match="native channels, which a MemoryImages does not offer"):
             embed(images, model, tmp_path / "x.npy", **SETTINGS)
         return
     images.pixels[:] = images.pixels[..., :1]
