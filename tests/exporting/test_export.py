@@ -248,7 +248,7 @@ def test_the_description_is_enough_to_use_the_file(tmp_path: Path) -> None:
         sizes = [eval(str(size), {}, names) for size in output["shape"]]
         assert list(values.shape) == sizes
     loaded = nexus.load(tmp_path / "run")
-    normalized = normalize(torch.from_numpy(pixels), *(torch.tensor(v) for v in loaded.normalization))
+    normalized = normalize(torch.from_numpy(pixels).byte(), *(torch.tensor(v) for v in loaded.normalization))
     with torch.no_grad():
         np.testing.assert_allclose(found[0], loaded(normalized)[:, 0], atol=2e-5)
 
