@@ -4,7 +4,7 @@ For images of one size that fit in memory, such as CIFAR's. The decisions are th
 the same seed and position, so the pixels are too, to a grey level here and there.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,7 +80,7 @@ class ResidentBatches:
         self.masker = masker
         self.draw = CropDrawer(config)
 
-    def __call__(self, micro_batches: Iterable[Sequence[int]]) -> Iterator[Batch]:
+    def __call__(self, micro_batches: Iterable[Sequence[int]]) -> Generator[Batch]:
         """One batch for each list of consecutive positions."""
         for positions in micro_batches:
             yield self.batch(positions)

@@ -1,6 +1,7 @@
 """The training loop: build, restore, then step after step; no ideas of its own."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -10,7 +11,10 @@ import torch
 from nexus.config import dump_yaml
 from nexus.data.batch import Batch
 from nexus.data.datasets import ImageDataset
-from nexus.data.loader import Collate, CropStream, LoaderError, train_batches
+from nexus.data.loader import train_batches
+from nexus.data.loading.ahead import OnDevice
+from nexus.data.loading.making import BatchMaker
+from nexus.data.loading.pool import LoaderError
 from nexus.data.masking import BlockMasker
 from nexus.data.multicrop import MultiCropAugmentation
 from nexus.data.order import StepSampler
@@ -135,14 +139,15 @@ def batches(
 ) -> Generator[Batch]:
     """Normalised batches on the device, from a step to the end of the run."""
     mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
-    crops = _crops(config, dataset, start_step, device)
-    return (batch.to(device, non_blocking=True).recoloured().normalized(mean, std) for batch in crops)
+    with closing(_crops(config, dataset, start_step, device)) as crops:
+        for batch in crops:
+            yield batch.recoloured().normalized(mean, std)
 
 
 def _crops(
     config: TrainConfig, dataset: ImageDataset, start_step: int, device: torch.device
-) -> Iterator[Batch]:
-    """Batches of bytes, from the engine that the settings name."""
+) -> Generator[Batch] | OnDevice:
+    """Batches of bytes on the device, from the engine that the settings name."""
     side = config.crops.global_size // vit_config(config.model, config.crops.global_size).patch_size
     masker, order = BlockMasker(config.masks, side, side), dataset.order(config.seed)
     sampler = StepSampler(
@@ -157,13 +162,11 @@ def _crops(
         images = ResidentImages.read(dataset, device)
         return ResidentBatches(images, config.crops, order, masker)(sampler)
     on_device = config.data.engine == "device"
-    return train_batches(
-        CropStream(dataset, MultiCropAugmentation(config=config.crops, recolour=not on_device), order),
-        Collate(masker, config.seed, config.crops if on_device else None),
-        sampler,
-        workers=config.data.workers,
-        pin_memory=device.type == "cuda",
-    )
+    augmentation = MultiCropAugmentation(config=config.crops, recolour=not on_device)
+    maker = BatchMaker(dataset, augmentation, order, masker, config.crops if on_device else None)
+    seconds = config.data.limits.max_seconds
+    found = train_batches(maker, sampler, workers=config.data.workers, max_seconds=seconds)
+    return OnDevice(found, device)
 
 
 def _stop_early(saver: Saver, interrupt: Interrupt, failure: NexusError | None) -> None:
