@@ -1,5 +1,6 @@
 """From a data set to the `Batch`es of a training run."""
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -12,6 +13,7 @@ from nexus.data.loading.ahead import Batches
 from nexus.data.loading.making import BatchMaker
 from nexus.data.loading.pool import WorkerPool
 from nexus.data.loading.slots import Bytes, Slots
+from nexus.errors import ConfigError
 
 
 class DataConfig(Config):
@@ -40,6 +42,8 @@ def train_batches(
     once and end with the last batch, or when the iterator is closed. Raises the errors of the data as they
     are, and those of `nexus.data.loading.pool.WorkerPool`.
     """
+    if workers and os.name != "posix":
+        raise ConfigError("worker processes need Linux or macOS; set data.workers=0")
     if workers:
         return WorkerPool(maker, lists, workers=workers, max_seconds=max_seconds)
     return _Here(maker, lists)

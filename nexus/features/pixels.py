@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from nexus.data.batch import Fault, Sample
 from nexus.data.transforms import EvalTransform, as_rgb, to_tensor
 from nexus.errors import ConfigError, ImageError
+from nexus.features.ahead import one_ahead
 from nexus.features.view import NATIVE, View, frame_size
 from nexus.models.vision.fitting import Placement, Size, place
 
@@ -91,7 +92,10 @@ def padding_for(backbone: Any, view: View, pixels: Tensor) -> Placement | None:
 def load(
     dataset: ImageSource, transform: Transform, view: View, start: int = 0, *, pin: bool = False
 ) -> Iterator[Loaded]:
-    """The batches of a data set from image `start` on, in order; also those without a readable image."""
+    """The batches of a data set from image `start` on, in order; also those without a readable image.
+
+    Without workers a thread reads the next batch while the caller works on the current one.
+    """
     loader: DataLoader = DataLoader(
         _Views(dataset, transform),
         batch_size=view.batch_size,
@@ -102,7 +106,7 @@ def load(
         # Without this the loader draws its seed from the global stream and changes the caller's results.
         generator=torch.Generator(),
     )
-    return iter(loader)
+    return iter(loader) if view.workers else one_ahead(iter(loader))
 
 
 def shrink(image: Image.Image, size: int) -> Tensor:

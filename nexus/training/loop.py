@@ -117,7 +117,7 @@ def _train(
 
             # -- once in a while ------------------------------------------------------------------
             if state.step % config.log.every == 0 or state.step in (1, steps):
-                progress.report(_record(state, values, clock, config, folder))
+                progress.report(_record(state, values, clock, config, folder), unreadable=len(faults))
             if evaluation.due(state.step):
                 evaluation.run(state.model, state.step)
             if saver.due():

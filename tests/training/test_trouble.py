@@ -130,6 +130,7 @@ def test_hostile_folder(tmp_path, folder, workers):  # noqa: F811
     assert found.keys() == reasons.keys()
     assert not found.keys() & set(GOOD)
     assert all(found[name].startswith(reason) for name, reason in reasons.items())
+    assert "  12 unreadable  " in runs.log(out)
     runs.resume(out, schedule__steps=10)
     assert listed(out) == found
 
