@@ -83,7 +83,7 @@ class Slots:
         """A free slot of at least `size` bytes, an old one where there is one."""
         self.size = max(self.size, size)
         while self._free:
-            slot = self._free.popleft()
+            slot = self._free.pop()  # the one used last: part of it may be in a cache
             if slot.size >= self.size:
                 return slot
         self.made += 1
