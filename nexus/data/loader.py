@@ -11,15 +11,15 @@ from pydantic import NonNegativeInt
 from torch.utils.data import DataLoader, Dataset
 
 from nexus.config import Config, Share
-from nexus.data.batch import Batch, Fault, Masks
+from nexus.data.batch import Batch, Fault
 from nexus.data.crops.config import CropConfig
 from nexus.data.crops.parameters import UNIFORMS, joined
 from nexus.data.crops.plan import ColourPlan, colour_plan
 from nexus.data.datasets import ImageDataset
 from nexus.data.images import ImageLimits
-from nexus.data.masking import BlockMasker
+from nexus.data.masking import BlockMasker, step_masks
 from nexus.data.multicrop import MultiCropAugmentation, MultiCrops
-from nexus.data.order import CROPS, MASKS, Order, StepSampler, generator, uniforms
+from nexus.data.order import CROPS, Order, StepSampler, uniforms
 from nexus.data.replacing import first_usable
 from nexus.errors import NexusError, RunError
 
@@ -82,23 +82,33 @@ class CropStream(Dataset):
 class Collate:
     """Stack the crops of a micro-batch crop-major and draw its masks.
 
-    With `colours_of` the batch carries what is left to the device, at those settings.
+    With `colours_of` the batch carries what is left to the device, at those settings. `step_images` is the
+    size of the whole step that a micro-batch belongs to; left out, it is one.
     """
 
-    def __init__(self, masker: BlockMasker, seed: int, colours_of: CropConfig | None = None) -> None:
+    def __init__(
+        self,
+        masker: BlockMasker,
+        seed: int,
+        colours_of: CropConfig | None = None,
+        step_images: int | None = None,
+    ) -> None:
         self.masker = masker
         self.seed = seed
         self.colours_of = colours_of
+        self.step_images = step_images
 
     def __call__(self, items: Sequence[Cropped] | NexusError) -> Batch | NexusError:
-        """The batch of one micro-batch; its masks depend on seed and position alone. Passes errors on."""
+        """The batch of one micro-batch. Passes errors on.
+
+        Its masks are those that its images have in the whole step, and depend on seed and position alone.
+        """
         if isinstance(items, NexusError):
             return items
-        rng = generator(self.seed, MASKS, items[0].position)
         return Batch(
             global_crops=_crop_major([item.crops.global_crops for item in items]),
             local_crops=_crop_major([item.crops.local_crops for item in items]),
-            masks=Masks.from_grid(self.masker.batch(2 * len(items), rng)),
+            masks=step_masks(self.masker, self.seed, items[0].position, len(items), self.step_images),
             images=len(items),
             faults=tuple(fault for item in items for fault in item.faults),
             colours=self._colours(items) if self.colours_of else None,
