@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from nexus.distributed import is_main
 from nexus.log import logger
 from nexus.training.metrics import sentence
 
@@ -20,7 +21,7 @@ class TrainProgress:
         self.steps = steps
         self._started, self._start = time.monotonic(), start
         self._bar: Progress | None = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and is_main():
             self._bar = Progress(
                 TextColumn("training"),
                 BarColumn(),

@@ -13,9 +13,9 @@ from nexus.data.crops.parameters import UNIFORMS, CropTable, joined
 from nexus.data.crops.plan import ColourPlan, colour_plan
 from nexus.data.datasets import ImageDataset
 from nexus.data.loading.slots import Bytes
-from nexus.data.masking import BlockMasker
+from nexus.data.masking import BlockMasker, step_grid
 from nexus.data.multicrop import MultiCropAugmentation
-from nexus.data.order import CROPS, MASKS, Order, generator, uniforms
+from nexus.data.order import CROPS, Order, uniforms
 from nexus.data.replacing import first_usable
 from nexus.errors import ImageError
 
@@ -105,7 +105,8 @@ def _loose(plan: ColourPlan) -> LoosePlan:
 class BatchMaker:
     """Positions of the stream → a batch. An unusable image is reported and replaced by a random other one.
 
-    With `colours_of` the batch carries what is left to the device, at those settings. Raises the errors of
+    With `colours_of` the batch carries what is left to the device, at those settings. `step_images` is
+    the size of the whole step that a micro-batch belongs to; left out, it is one. Raises the errors of
     `nexus.data.replacing.first_usable`.
     """
 
@@ -116,12 +117,14 @@ class BatchMaker:
         order: Order,
         masker: BlockMasker,
         colours_of: CropConfig | None = None,
+        step_images: int | None = None,
     ) -> None:
         self.dataset = dataset
         self.augmentation = augmentation
         self.order = order
         self.masker = masker
         self.colours_of = colours_of
+        self.step_images = step_images
 
     def guess(self, images: int) -> int:
         """The bytes that a batch of 8-bit RGB needs; another batch asks for more when it is known."""
@@ -158,9 +161,8 @@ class BatchMaker:
             tables.append(table)
             faults += failed
         assert sheet.layout is not None
-        rng = generator(seed, MASKS, positions[0])
-        grid = self.masker.batch(2 * count, rng).numpy()
-        return Made(sheet.layout, grid, tuple(faults), self._colours(tables, sheet.layout.chans))
+        grid = step_grid(self.masker, seed, positions[0], count, self.step_images)
+        return Made(sheet.layout, grid.numpy(), tuple(faults), self._colours(tables, sheet.layout.chans))
 
     def _layout(self, images: int, chans: int, kind: np.dtype) -> Layout:
         config = self.augmentation.config
