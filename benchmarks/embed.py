@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 
-from benchmarks.crops import photo
+from benchmarks.drawn_photo import photo
 from nexus.data.batch import normalize
 from nexus.data.datasets import open_dataset
 from nexus.data.transforms import IMAGENET_MEAN, IMAGENET_STD

@@ -24,6 +24,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
+from nexus.distributed import Group, is_main, on_each, on_main, rank, world_size
 from nexus.errors import RunError
 from nexus.log import logger
 
@@ -39,42 +40,71 @@ class DamagedCheckpoint(RunError):
 # -- saving ---------------------------------------------------------------------------------------
 
 
-def save(folder: Path, step: int, tensors: Mapping[str, Tensor], values: State, keep: int) -> Path:
+def save(
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Tensor],
+    values: State,
+    keep: int,
+    group: Group = None,
+) -> Path:
     """Write `folder/step_NNNNNNN` atomically, then remove all but the newest `keep` checkpoints.
 
     `tensors` may be sharded (DTensor); `values` is whatever JSON holds. A full or read-only disk raises
-    `RunError` and leaves earlier checkpoints as they were.
+    `RunError` and leaves earlier checkpoints as they were. In a run of several processes all of them call
+    it and write their parts; `group` is how they talk. The main one renames when all have written, and an
+    error of one is raised in all.
     """
     target = folder / f"step_{step:07d}"
     writing = folder / f".writing-{target.name}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(folder)
-        _write(writing, tensors, {**values, "step": step})
-        if target.exists():
-            _set_aside(target)
-        writing.rename(target)
-        sync_folder(folder)
+        on_main(lambda: _clear(folder), group)
+        _write(writing, tensors, {**values, "step": step}, group)
+        on_main(lambda: _publish(writing, target), group)
     except (OSError, RuntimeError, CheckpointException) as error:
-        shutil.rmtree(writing, ignore_errors=True)
+        if is_main():
+            shutil.rmtree(writing, ignore_errors=True)
         _obey_interrupt(error)
         raise RunError(
             f"the checkpoint of step {step} could not be written to {folder}: {_cause(error)}. Free space "
             "or mend the permissions, then go on with `nexus train --resume`; earlier checkpoints are "
             "intact."
         ) from error
-    for old in list_checkpoints(folder)[: -max(keep, 1)]:
-        _set_aside(old)
-    _remove_leftovers(folder)
+    if is_main():
+        for old in list_checkpoints(folder)[: -max(keep, 1)]:
+            _set_aside(old)
+        _remove_leftovers(folder)
     return target
 
 
-def _write(folder: Path, tensors: Mapping[str, Tensor], values: State) -> None:
+def _clear(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(folder)
+
+
+def _write(folder: Path, tensors: Mapping[str, Tensor], values: State, group: Group) -> None:
     with _quiet():
-        dcp.save(dict(tensors), checkpoint_id=folder)
-    sums = {path.name: _checksum(path) for path in sorted(folder.iterdir())}
-    write_atomic(folder / "state.json", json.dumps({**values, "files": sums}))
-    sync_folder(folder)
+        dcp.save(dict(tensors), checkpoint_id=folder, process_group=group)
+    sums = {
+        name: value for part in on_each(lambda: _my_checksums(folder), group) for name, value in part.items()
+    }
+    on_main(lambda: write_atomic(folder / "state.json", json.dumps({**values, "files": sums})), group)
+
+
+def _my_checksums(folder: Path) -> dict[str, str]:
+    """Of the files `__RANK_*` that this process wrote, and of all others in the main process."""
+    theirs = tuple(f"__{other}_" for other in range(world_size()) if other != rank())
+    found = [path for path in sorted(folder.iterdir()) if not path.name.startswith(theirs)]
+    mine = [path for path in found if is_main() or path.name.startswith(f"__{rank()}_")]
+    return {path.name: _checksum(path) for path in mine}
+
+
+def _publish(writing: Path, target: Path) -> None:
+    sync_folder(writing)
+    if target.exists():
+        _set_aside(target)
+    writing.rename(target)
+    sync_folder(target.parent)
 
 
 def _set_aside(checkpoint: Path) -> Path:
@@ -114,7 +144,7 @@ def load_newest(folder: Path, tensors: Mapping[str, Tensor]) -> State | None:
     if all are damaged, or if the newest is of another model.
     """
     damaged: list[DamagedCheckpoint] = []
-    for path in reversed(list_checkpoints(folder)):
+    for path in reversed(on_main(lambda: list_checkpoints(folder))):
         try:
             values = load(path, tensors)
         except DamagedCheckpoint as error:
@@ -122,9 +152,10 @@ def load_newest(folder: Path, tensors: Mapping[str, Tensor]) -> State | None:
             continue
         for problem in damaged:
             logger.warning("%s Going on from step %d instead.", problem, values["step"])
-        for newer in list_checkpoints(folder):
-            if step_of(newer) > values["step"]:
-                _set_aside(newer)
+        if is_main():
+            for newer in list_checkpoints(folder):
+                if step_of(newer) > values["step"]:
+                    _set_aside(newer)
         return values
     if damaged:
         raise RunError(
@@ -141,10 +172,7 @@ def load(path: Path, tensors: Mapping[str, Tensor]) -> State:
     or shapes are not those of `tensors`.
     """
     try:
-        values = json.loads((path / "state.json").read_text())
-        for name, checksum in values.pop("files", {}).items():
-            if _checksum(path / name) != checksum:
-                raise ValueError(f"{name} is not as it was written")
+        values = on_main(lambda: _sound(path))
         with _quiet():
             _check_fit(path, tensors)
             dcp.load(dict(tensors), checkpoint_id=path)
@@ -153,6 +181,15 @@ def load(path: Path, tensors: Mapping[str, Tensor]) -> State:
     except (OSError, RuntimeError, ValueError, EOFError, CheckpointException) as error:
         _obey_interrupt(error)
         raise DamagedCheckpoint(f"{path} is damaged: {_cause(error)}.") from error
+    return values
+
+
+def _sound(path: Path) -> State:
+    """The plain values of a checkpoint whose files are as they were written, else `ValueError`."""
+    values: State = json.loads((path / "state.json").read_text())
+    for name, checksum in values.pop("files", {}).items():
+        if _checksum(path / name) != checksum:
+            raise ValueError(f"{name} is not as it was written")
     return values
 
 

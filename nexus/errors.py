@@ -9,6 +9,7 @@
     ├── WeightsError            a weight file is missing, damaged, or does not fit the model
     ├── ExportError             an exported file does not compute what the model does; carries `.result`
     └── RunError                a run folder is in the way, unfinished, finished, or cannot be written
+        └── SaidElsewhere       another process of the run has failed, and says why
 
 A message says what is wrong, why, and how to cure it, in that order.
 """
@@ -65,6 +66,17 @@ class ExportError(NexusError):
 
 class RunError(NexusError):
     """A run folder is in the way, unfinished, finished, or cannot be written."""
+
+
+class SaidElsewhere(RunError):
+    """Another process of the run has failed and tells the user why, so that this one need not.
+
+    `code` is the exit code that it leaves.
+    """
+
+    def __init__(self, message: str, code: int = 2) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

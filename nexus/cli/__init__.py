@@ -11,6 +11,8 @@ import sys
 
 def main() -> None:
     """Entry point of the `nexus` command."""
+    # DistributedDataParallel warns of a search that we ask for on purpose (nexus.training.parallel).
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     sys.exit(run(sys.argv[1:]))
 
 
@@ -36,5 +38,6 @@ def run(arguments: list[str]) -> int:
 
             traceback.print_exc()
         message, code = explain(error)
-        sys.stderr.write(f"nexus: {message}\n")
+        if message:
+            sys.stderr.write(f"nexus: {message}\n")
         return code

@@ -113,6 +113,9 @@ def train(
     device: Annotated[
         str | None, _option("auto (default), cpu, cuda, cuda:1, mps", group=MACHINE, metavar="NAME")
     ] = None,
+    devices: Annotated[
+        str | None, _option("auto (default), or how many; one process each", group=MACHINE, metavar="N")
+    ] = None,
     precision: Annotated[
         str | None, _option("auto (default), fp32, bf16 or fp16", group=MACHINE, metavar="NAME")
     ] = None,
@@ -130,6 +133,7 @@ def train(
         "schedule.steps": steps,
         "schedule.batch_size": batch_size,
         "compute.device": device,
+        "compute.devices": devices,
         "compute.precision": precision,
         "seed": seed,
         "crops.preset": crops,

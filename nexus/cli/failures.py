@@ -13,7 +13,7 @@ import errno
 
 import typer
 
-from nexus.errors import NexusError, nearest
+from nexus.errors import NexusError, SaidElsewhere, nearest
 
 UsageError = typer.BadParameter.__mro__[1]
 """Base of everything that typer says about options (typer does not export it)."""
@@ -35,7 +35,9 @@ _ENVIRONMENT = {
 
 
 def explain(error: BaseException) -> tuple[str, int]:
-    """The message for the user, and the exit code."""
+    """The message for the user, and the exit code; no message where another process says it."""
+    if isinstance(error, SaidElsewhere):
+        return "", error.code
     if isinstance(error, NexusError):
         return str(error), 2
     if isinstance(error, UsageError):

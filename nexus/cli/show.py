@@ -51,6 +51,8 @@ def progress_bar(title: str) -> Iterator[Report | None]:
 
 def train_summary(result: "RunResult") -> int:
     """Say what lies where, and how to use it. Returns the exit code: 0 finished, 3 stopped by a signal."""
+    if result.told:
+        return 0 if result.finished else 3
     folder = shlex.quote(str(result.folder.path))
     say = _console().print
     if not result.finished:

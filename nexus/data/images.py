@@ -44,6 +44,8 @@ class ImageLimits(Config):
     """Images whose longer side is more than this many times the shorter one are skipped."""
     max_pixels: int = Field(default=178_956_970, ge=1)
     """Images of more pixels than this are skipped as decompression bombs (the default is Pillow's limit)."""
+    max_seconds: float = Field(default=60.0, gt=0)
+    """A worker that spends more seconds than this on one image is replaced, and the image skipped."""
 
 
 DEFAULT_LIMITS = ImageLimits()
@@ -74,6 +76,7 @@ _TRANSPOSITIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION = 0x0112
+_MOST_SCANS = 500  # encoders write 10; libjpeg-turbo's own tests stop at 500
 
 
 def decode_image(data: bytes, name: str, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
@@ -89,6 +92,7 @@ def decode_with(
     data: bytes, name: str, limits: ImageLimits, convert: Callable[[Image.Image, str], Image.Image]
 ) -> Image.Image:
     """`decode_image` with another conversion: `convert(image as stored, name)`, before it is set upright."""
+    _check_scans(data, name)
     with _pillow(limits):
         try:
             image = _open(io.BytesIO(data), name, limits)
@@ -119,6 +123,7 @@ class Header(NamedTuple):
 
 def read_header(data: bytes, name: str, limits: ImageLimits = DEFAULT_LIMITS) -> Header:
     """The header of an image file; the errors of `decode_image` as far as it shows them."""
+    _check_scans(data, name)
     with _pillow(limits):
         try:
             with _open(io.BytesIO(data), name, limits) as image:
@@ -222,6 +227,15 @@ def check_size(width: int, height: int, name: str, limits: ImageLimits) -> None:
     if long > limits.max_aspect * short:
         ratio = f"{long / short:.4g}"
         raise ImageError(name, f"aspect ratio {ratio}:1 above data.limits.max_aspect={limits.max_aspect:g}")
+
+
+def _check_scans(data: bytes, name: str) -> None:
+    """Refuse a JPEG that would be decoded for minutes: each scan of a progressive one visits every pixel.
+
+    Counted before decoding. The marker cannot occur in the coded pixels, only in metadata by chance.
+    """
+    if data.startswith(b"\xff\xd8") and (scans := data.count(b"\xff\xda")) > _MOST_SCANS:
+        raise ImageError(name, f"JPEG of {scans:,} scans, above {_MOST_SCANS} (a bomb for decoders?)")
 
 
 def _bomb(pixels: int | None, limits: ImageLimits) -> str:

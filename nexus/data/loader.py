@@ -1,29 +1,21 @@
-"""From a data set to the `Batch`es of a training run: read, crop, mask, stack."""
+"""From a data set to the `Batch`es of a training run."""
 
-import signal
-import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+import os
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
-import torch
 from pydantic import NonNegativeInt, PositiveFloat
-from torch.utils.data import DataLoader, Dataset
 
 from nexus.config import Config, Share
-from nexus.data.batch import Batch, Fault, Masks, unit
-from nexus.data.crops.config import CropConfig
-from nexus.data.crops.parameters import UNIFORMS, joined
-from nexus.data.crops.plan import ColourPlan, colour_plan
-from nexus.data.datasets import ImageDataset
+from nexus.data.batch import Batch
 from nexus.data.images import ImageLimits
-from nexus.data.masking import BlockMasker
-from nexus.data.multicrop import MultiCropAugmentation, MultiCrops
-from nexus.data.order import CROPS, MASKS, Order, StepSampler, generator, uniforms
+from nexus.data.loading.ahead import Batches
+from nexus.data.loading.making import BatchMaker
+from nexus.data.loading.pool import WorkerPool
+from nexus.data.loading.slots import Bytes, Slots
 from nexus.data.picture import RGB, Channels, Look, ValueRange
-from nexus.data.replacing import first_usable
 from nexus.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from nexus.errors import NexusError, RunError
+from nexus.errors import ConfigError
 
 
 class DataConfig(Config):
@@ -37,6 +29,8 @@ class DataConfig(Config):
     """`rgb` makes three 8-bit channels of every image; `native` trains on those stored, at their depth."""
     value_range: ValueRange | None = None
     """The stored values that become 0 and 1 of `native` channels; left out: by type, or as measured."""
+    floats: bool = False
+    """Pixels of `native` channels are floats of 0..1 also where they have 8 bits, to mix with deeper ones."""
     mean: tuple[float, ...] | None = None
     """Mean of each channel in 0..1; left out: ImageNet's, of `native` channels measured at the start."""
     std: tuple[PositiveFloat, ...] | None = None
@@ -60,145 +54,46 @@ class DataConfig(Config):
         """What images become."""
         if self.channels == "rgb":
             return RGB
-        return Look("native", self.value_range, fill=self.mean)
-
-
-class LoaderError(RunError):
-    """The processes that read images died; the state of the run is sound."""
-
-
-@dataclass(frozen=True)
-class Cropped:
-    """The crops drawn at one position of the stream, and the images that failed on the way to it."""
-
-    position: int
-    crops: MultiCrops
-    faults: tuple[Fault, ...]
-
-
-class CropStream(Dataset):
-    """Position of the stream → crops. An unusable image is reported and replaced by a random other one."""
-
-    def __init__(self, dataset: ImageDataset, augmentation: MultiCropAugmentation, order: Order) -> None:
-        self.dataset = dataset
-        self.augmentation = augmentation
-        self.order = order
-
-    def __getitem__(self, position: int) -> Cropped:
-        count = len(self.augmentation.sides)
-        drawn = uniforms(self.order.seed, CROPS, position, 1, count * UNIFORMS).reshape(count, UNIFORMS)
-
-        def cropped(index: int) -> MultiCrops:
-            return self.augmentation.of(self.dataset.picture(index), drawn)
-
-        return Cropped(position, *first_usable(self.order, position, cropped))
-
-    def __getitems__(self, positions: Sequence[int]) -> list[Cropped] | NexusError:
-        """The crops of a micro-batch. An error travels as a value: raised, it would arrive as a traceback."""
-        try:
-            return [self[position] for position in positions]
-        except NexusError as error:
-            return error
-
-
-class Collate:
-    """Stack the crops of a micro-batch crop-major and draw its masks.
-
-    With `colours_of` the batch carries what is left to the device, at those settings.
-    """
-
-    def __init__(self, masker: BlockMasker, seed: int, colours_of: CropConfig | None = None) -> None:
-        self.masker = masker
-        self.seed = seed
-        self.colours_of = colours_of
-
-    def __call__(self, items: Sequence[Cropped] | NexusError) -> Batch | NexusError:
-        """The batch of one micro-batch; its masks depend on seed and position alone. Passes errors on."""
-        if isinstance(items, NexusError):
-            return items
-        rng = generator(self.seed, MASKS, items[0].position)
-        return Batch(
-            global_crops=_crop_major([item.crops.global_crops for item in items]),
-            local_crops=_crop_major([item.crops.local_crops for item in items]),
-            masks=Masks.from_grid(self.masker.batch(2 * len(items), rng)),
-            images=len(items),
-            faults=tuple(fault for item in items for fault in item.faults),
-            colours=self._colours(items) if self.colours_of else None,
-        )
-
-    def _colours(self, items: Sequence[Cropped]) -> tuple[ColourPlan, ColourPlan]:
-        assert self.colours_of is not None
-        table, chans = joined([item.crops.table for item in items]), items[0].crops.global_crops.shape[1]
-        large, small = table.by_size(len(items))
-        return colour_plan(large, self.colours_of, chans), colour_plan(small, self.colours_of, chans)
-
-
-def _crop_major(crops: Sequence[torch.Tensor]) -> torch.Tensor:
-    """`images` tensors (crops, chans, h, w) as (crops · images, chans, h, w), crop-major.
-
-    Where only some images are deeper than 8 bits, the others become floats too.
-    """
-    if len({part.dtype for part in crops}) > 1:
-        crops = [unit(part) for part in crops]
-    return torch.stack(list(crops), dim=1).flatten(0, 1)
+        return Look("native", self.value_range, self.mean, self.floats)
 
 
 def train_batches(
-    stream: CropStream, collate: Collate, sampler: StepSampler, *, workers: int, pin_memory: bool
-) -> Iterator[Batch]:
-    """The batches of the remaining steps, in order; the same at any number of workers.
+    maker: BatchMaker, lists: Iterable[Sequence[int]], *, workers: int, max_seconds: float
+) -> Batches:
+    """A batch for each list of consecutive positions, in order; the same at any number of workers.
 
-    Worker processes start at once and end when the iterator is closed. Raises `LoaderError` if one of them
-    dies, and the errors of the data as they are.
+    The crops lie in memory that is used again once no tensor of the batch is left. Worker processes start at
+    once and end with the last batch, or when the iterator is closed. Raises the errors of the data as they
+    are, and those of `nexus.data.loading.pool.WorkerPool`.
     """
-    loader = DataLoader(
-        stream,
-        batch_sampler=sampler,
-        collate_fn=collate,
-        num_workers=workers,
-        pin_memory=pin_memory,
-        prefetch_factor=4 if workers else None,
-        persistent_workers=False,
-        worker_init_fn=_leave_signals_to_the_trainer,
-    )
-    return _checked(_start(loader), workers)
+    if workers and os.name != "posix":
+        raise ConfigError("worker processes need Linux or macOS; set data.workers=0")
+    if workers:
+        return WorkerPool(maker, lists, workers=workers, max_seconds=max_seconds)
+    return _Here(maker, lists)
 
 
-def _leave_signals_to_the_trainer(worker: int) -> None:
-    """Ctrl-C and a closed terminal reach every process, but only the trainer decides what they mean."""
-    for name in ("SIGINT", "SIGHUP", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+class _Here(Batches):
+    """Batches made in this process when they are asked for; nobody can interrupt an image that takes long."""
 
+    def __init__(self, maker: BatchMaker, lists: Iterable[Sequence[int]]) -> None:
+        self.maker = maker
+        self.lists = iter(lists)
+        self.slots = Slots(shared=False)
 
-def _start(loader: DataLoader) -> Iterator[Any]:
-    """Start the workers without torch's SIGCHLD handler.
+    def __next__(self) -> Batch:
+        lent: list[Bytes] = []
 
-    The handler raises wherever the trainer happens to be, in the middle of an update too. Without it a dead
-    worker is noticed within seconds where its batch is awaited, and the state of the run is sound.
-    """
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
-        return iter(loader)
-    before = signal.getsignal(signal.SIGCHLD)
-    batches = iter(loader)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL if before is None else before)
-    return batches
+        def memory(size: int) -> Bytes:
+            lent.append(self.slots.lend(self.slots.take(size)))
+            return lent[0]
 
+        return self.maker.make(next(self.lists), memory).batch(lent[0])
 
-def _checked(batches: Iterator[Any], workers: int) -> Iterator[Batch]:
-    """The batches, with errors that travelled as values raised and dead workers explained."""
-    while True:
-        try:
-            batch = next(batches)
-        except StopIteration:
-            return
-        except (RuntimeError, OSError, EOFError) as error:
-            if not workers or "Original Traceback" in str(error):
-                raise
-            raise LoaderError(
-                f"a process that reads images died ({str(error).partition(chr(10))[0]}). Most often memory "
-                "ran out: lower data.workers, and in a container raise the shared memory (--shm-size)."
-            ) from error
-        if isinstance(batch, NexusError):
-            raise batch
-        yield batch
+    def ready(self) -> bool:
+        """Never: it is made by whoever asks."""
+        return False
+
+    def close(self) -> None:
+        """Nothing is running."""
+        self.lists = iter(())

@@ -15,6 +15,7 @@ size / patch is even it is right).
 """
 
 import math
+from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
@@ -24,6 +25,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from nexus.config import Config
+from nexus.data.order import MASKS, generator
 
 TRIES = 10
 """Rectangles drawn per round before the masker settles for what it has."""
@@ -73,16 +75,31 @@ class BlockMasker:
         self.block_max = max(1, self.patches // 2)
         self.block_min = max(1, min(SMALLEST_BLOCK, self.patches // 8))
 
-    def batch(self, crops: int, rng: np.random.Generator) -> Bool[Tensor, "crops patches"]:
-        """Masks of `crops` global crops; True is hidden. All randomness comes from `rng`."""
-        grid = np.zeros((crops, self.patches), dtype=bool)
+    def batch(
+        self, crops: int, rng: np.random.Generator, wanted: Sequence[int] | None = None
+    ) -> Bool[Tensor, "crops patches"]:
+        """Masks of `crops` global crops; True is hidden. All randomness comes from `rng`.
+
+        `wanted` are the crops whose masks are drawn, in the order of the result; left out, all. A mask
+        does not depend on which others are drawn, so the parts of a batch get what the whole batch would.
+        """
         targets = self.targets(crops, rng)
-        chosen = rng.permutation(crops)[: len(targets)]
-        for row, target in zip(chosen.tolist(), targets, strict=True):
-            self._blocks(grid[row].reshape(self.rows, self.cols), target, rng)
-            if self.config.exact:
-                _fill(grid[row], target, rng)
+        chosen = rng.permutation(crops)[: len(targets)].tolist()
+        seeds = rng.integers(2**63, size=len(targets)).tolist()
+        drawn = dict(zip(chosen, zip(targets, seeds, strict=True), strict=True))
+        wanted = range(crops) if wanted is None else wanted
+        grid = np.zeros((len(wanted), self.patches), dtype=bool)
+        for row, crop in enumerate(wanted):
+            if crop in drawn:
+                target, seed = drawn[crop]
+                self._mask(grid[row], target, np.random.default_rng(seed))
         return torch.from_numpy(grid)
+
+    def _mask(self, mask: Bool[np.ndarray, " patches"], target: int, rng: np.random.Generator) -> None:
+        """The mask of one crop, in place."""
+        self._blocks(mask.reshape(self.rows, self.cols), target, rng)
+        if self.config.exact:
+            _fill(mask, target, rng)
 
     def targets(self, crops: int, rng: np.random.Generator) -> list[int]:
         """Most patches to hide in each masked crop, ascending: one draw from each stratum."""
@@ -117,6 +134,20 @@ class BlockMasker:
                 block[:] = True
                 return added
         return 0
+
+
+def step_grid(
+    masker: BlockMasker, seed: int, position: int, images: int, step_images: int | None = None
+) -> Bool[Tensor, "crops patches"]:
+    """The masks of the micro-batch at a position of the stream: those of its images in the whole step.
+
+    A step has `step_images` (left out, `images`). A function of seed and position: other micro-batches and
+    processes need not be asked.
+    """
+    step = step_images or images
+    offset = position % step
+    wanted = [crop * step + offset + image for crop in range(2) for image in range(images)]
+    return masker.batch(2 * step, generator(seed, MASKS, position - offset), wanted)
 
 
 def _fill(mask: Bool[np.ndarray, " patches"], target: int, rng: np.random.Generator) -> None:

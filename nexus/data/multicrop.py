@@ -34,6 +34,8 @@ from nexus.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Channels, as_rgb
 from nexus.errors import ConfigError
 
 Before = Callable[[Image.Image], Image.Image]
+Room = Callable[[int, np.dtype], tuple[np.ndarray, np.ndarray]]
+"""Given channels and type: arrays (crops, chans, side, side) for the global and for the local crops."""
 After = Callable[[Tensor], Tensor]
 
 _ANY_SIZE = ImageLimits(min_side=1, max_aspect=float(2**31), max_pixels=2**31)
@@ -134,29 +136,33 @@ class MultiCropAugmentation:
         picture = ArrayPicture(np.asarray(as_rgb(image)), "image", _ANY_SIZE)
         return self.of(picture, rng.random((len(self.sides), UNIFORMS)))
 
-    def of(self, picture: Picture, uniforms: Float[np.ndarray, "crops uniforms"]) -> MultiCrops:
-        """The crops of one picture at given uniform numbers; raises `ImageError` if it cannot be read."""
+    def of(
+        self, picture: Picture, uniforms: Float[np.ndarray, "crops uniforms"], room: Room | None = None
+    ) -> MultiCrops:
+        """The crops of one picture at given uniform numbers; raises `ImageError` if it cannot be read.
+
+        They are written into what `room` returns; without it, into fresh memory.
+        """
         if self.before is not None:
             image = self.before(Image.fromarray(picture.pixels()))
             picture = ArrayPicture(np.asarray(as_rgb(image)), picture.name, _ANY_SIZE)
         table = self.draw(picture.size, uniforms)
         shrink = choose_shrink(table.boxes, self.sides)
         pixels = picture.pixels(shrink)
-        chans, kind = pixels.shape[2], pixels.dtype
-        large = np.empty((2, chans, *[self.config.global_size] * 2), kind)
-        small = np.empty((self.config.local_number, chans, *[self.config.local_size] * 2), kind)
+        large, small = (room or self._fresh)(pixels.shape[2], pixels.dtype)
         crops = [*large, *small]
         cut(pixels, shrunk_by(pixels, picture.size, shrink), table, crops)
         if self.recolour:
             for crop, row in zip(crops, table.rows(), strict=True):
                 recolour(crop, row, self.config.blur_kernel, self.config.solarize_threshold)
-        return MultiCrops(self._finished(large), self._finished(small), table)
+        if self.after:
+            for crop in crops:
+                crop[:] = self.after(torch.from_numpy(crop)).numpy()
+        return MultiCrops(torch.from_numpy(large), torch.from_numpy(small), table)
 
-    def _finished(
-        self, crops: Shaped[np.ndarray, "crops chans side side"]
-    ) -> Shaped[Tensor, "crops chans side side"]:
-        tensor = torch.from_numpy(crops)
-        return torch.stack([self.after(crop) for crop in tensor]) if self.after and len(crops) else tensor
+    def _fresh(self, chans: int, kind: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+        large = np.empty((2, chans, *[self.config.global_size] * 2), kind)
+        return large, np.empty((self.config.local_number, chans, *[self.config.local_size] * 2), kind)
 
 
 if __name__ == "__main__":

@@ -60,6 +60,10 @@ class Order:
             permutation = self._passes.put(epoch, self._shuffled(epoch))
         return int(permutation[offset])
 
+    def source(self, position: int) -> tuple[int, int]:
+        """The indices, from the first up to but not including the second, of the images of its source."""
+        return 0, self.size
+
     def _shuffled(self, epoch: int) -> Integer[np.ndarray, " images"]:
         order = np.random.default_rng((self.seed, *self.key, epoch)).permutation(self.size)
         return order.astype(np.int32) if self.size < 2**31 else order
@@ -80,18 +84,27 @@ class MixtureOrder(Order):
         shares = [weight / sum(exact) for weight in exact]
         self.block = max(math.ceil(2 / min(shares)), 2)
         self._ends = [sum(shares[: i + 1], Fraction(0)) for i in range(len(shares))]
-        self._starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        self._starts = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
         self._orders = [Order(size, seed, (SOURCES, source)) for source, size in enumerate(sizes)]
         self._blocks = _Recent()
 
     def __getitem__(self, position: int) -> int:
         """Index of the image at `position`, counted over all sources."""
+        source, turn = self._turn(position)
+        return self._starts[source] + self._orders[source][turn]
+
+    def source(self, position: int) -> tuple[int, int]:
+        """The indices of the source whose turn it is."""
+        source, _ = self._turn(position)
+        return self._starts[source], self._starts[source + 1]
+
+    def _turn(self, position: int) -> tuple[int, int]:
+        """Which source's turn it is, and how often it was drawn before."""
         block, offset = divmod(position, self.block)
         turns = self._blocks.get(block)
         if turns is None:
             turns = self._blocks.put(block, self._turns(block))
-        source = int(turns[0, offset])
-        return self._starts[source] + self._orders[source][int(turns[1, offset])]
+        return int(turns[0, offset]), int(turns[1, offset])
 
     def _drawn(self, position: int) -> list[int]:
         """How often each source was drawn before `position`, a multiple of the block.

@@ -49,6 +49,8 @@ class Look:
     """The values that become 0 and 1 of `native` pixels; None leaves that to type and values."""
     fill: tuple[float, ...] | None = None
     """One value in 0..1 a channel, for pixels without data; images of another number are refused."""
+    floats: bool = False
+    """`native` pixels of 8 bits become float32 too, to share batches with deeper ones."""
 
 
 RGB = Look()
@@ -122,7 +124,8 @@ class EncodedPicture(Picture):
     def _is_plain_rgb(self) -> bool:
         """Whether the native channels are what the RGB ones would be."""
         look = self.look
-        return self.header.mode == "RGB" and look.value_range is None and len(look.fill or "rgb") == 3
+        changed = look.value_range is not None or look.floats
+        return self.header.mode == "RGB" and not changed and len(look.fill or "rgb") == 3
 
     def values(self) -> Shaped[np.ndarray, "height width chans"]:
         """Decoded as stored; the errors of `nexus.data.images.decode_image`."""
@@ -187,9 +190,9 @@ def _native(values: Shaped[np.ndarray, "height width chans"], name: str, look: L
     if fill is not None and len(fill) != chans:
         raise ImageError(name, f"{chans} channel{'s' * (chans > 1)}, where {len(fill)} are expected")
     if values.dtype == np.bool_:
-        return np.ascontiguousarray(values.astype(np.uint8) * 255)
+        values = values.astype(np.uint8) * np.uint8(255)
     if values.dtype == np.uint8 and look.value_range is None:
-        return np.ascontiguousarray(values)
+        return values.astype(np.float32) / 255 if look.floats else np.ascontiguousarray(values)
     finite = np.isfinite(values)
     if not finite.any():
         raise ImageError(name, "no finite pixel value")

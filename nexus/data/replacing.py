@@ -1,4 +1,4 @@
-"""An image that cannot be used is reported, and a random other one takes its place in the stream."""
+"""An image that cannot be used is reported, and a random other one of its source takes its place."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -23,16 +23,17 @@ class UnusableData(DataError):
 def first_usable(order: Order, position: int, use: Callable[[int], T]) -> tuple[T, tuple[Fault, ...]]:
     """`use(index)` of the image at `position`, or of the first random other one that raises no `ImageError`.
 
-    Which ones are tried depends on seed and position alone. Raises `UnusableData` when too many failed.
+    The others come from the same source of a mixture, so its proportions hold. Which ones are tried depends
+    on seed and position alone. Raises `UnusableData` when too many failed.
     """
     try:
         return use(order[position]), ()
     except ImageError as error:
         faults = [Fault(error.name, error.reason)]
-    others = generator(order.seed, REPLACEMENTS, position)
+    others, (begin, end) = generator(order.seed, REPLACEMENTS, position), order.source(position)
     while len(faults) < _MAX_REPLACEMENTS:
         try:
-            return use(int(others.integers(order.size))), tuple(faults)
+            return use(int(others.integers(begin, end))), tuple(faults)
         except ImageError as error:
             faults.append(Fault(error.name, error.reason))
     raise UnusableData(

@@ -4,7 +4,7 @@ For images of one size that fit in memory, such as CIFAR's. The decisions are th
 the same seed and position, so the pixels are too, to a grey level here and there.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +18,8 @@ from nexus.data.crops.parameters import UNIFORMS, CropDrawer, CropTable
 from nexus.data.crops.plan import colour_plan
 from nexus.data.crops.resample import cut_batch
 from nexus.data.datasets import ImageDataset
-from nexus.data.masking import BlockMasker
-from nexus.data.order import CROPS, MASKS, Order, generator, uniforms
+from nexus.data.masking import BlockMasker, step_grid
+from nexus.data.order import CROPS, Order, uniforms
 from nexus.data.replacing import first_usable
 from nexus.errors import ImageError
 
@@ -75,14 +75,22 @@ class ResidentBatches:
     As `nexus.data.loader.train_batches` of a stream: what comes at a position depends on the seed alone.
     """
 
-    def __init__(self, images: ResidentImages, config: CropConfig, order: Order, masker: BlockMasker) -> None:
+    def __init__(
+        self,
+        images: ResidentImages,
+        config: CropConfig,
+        order: Order,
+        masker: BlockMasker,
+        step_images: int | None = None,
+    ) -> None:
         self.images = images
         self.config = config
         self.order = order
         self.masker = masker
+        self.step_images = step_images
         self.draw = CropDrawer(config)
 
-    def __call__(self, micro_batches: Iterable[Sequence[int]]) -> Iterator[Batch]:
+    def __call__(self, micro_batches: Iterable[Sequence[int]]) -> Generator[Batch]:
         """One batch for each list of consecutive positions."""
         for positions in micro_batches:
             yield self.batch(positions)
@@ -97,13 +105,12 @@ class ResidentBatches:
         large, small = table.by_size(count)
         device = self.images.pixels.device
         rows = torch.tensor([index for index, _ in found], device=device)
-        rng = generator(seed, MASKS, positions[0])
-        masks = Masks.from_grid(self.masker.batch(2 * count, rng))
+        grid = step_grid(self.masker, seed, positions[0], count, self.step_images)
         plans = [colour_plan(part, self.config, chans) for part in (large, small)]
         return Batch(
             global_crops=self._cut(rows.repeat(2), large, self.config.global_size),
             local_crops=self._cut(rows.repeat(self.config.local_number), small, self.config.local_size),
-            masks=masks,
+            masks=Masks.from_grid(grid),
             images=count,
             faults=tuple(fault for _, faults in found for fault in faults),
             colours=(plans[0], plans[1]),

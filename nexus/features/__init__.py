@@ -19,7 +19,7 @@ from nexus.features.arrays import unit_range
 from nexus.features.extraction import eval_mode, extract, iterate, place_on, raw_pixels
 from nexus.features.outputs import Backbone, ImageFeatures, LayerFeatures, Wanted, image_features
 from nexus.features.pixels import ImageSource
-from nexus.features.tables import FeatureRows, Features, collect
+from nexus.features.tables import FeatureRows, Features, collect, joined_features
 from nexus.features.view import Progress, View, image_size, make_view
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "image_features",
     "image_size",
     "iterate",
+    "joined_features",
     "make_view",
     "pick_device",
     "place_on",

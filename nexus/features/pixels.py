@@ -15,6 +15,7 @@ from nexus.data.batch import Fault, Sample
 from nexus.data.datasets import ImageDataset
 from nexus.data.transforms import EvalTransform, as_rgb, to_tensor
 from nexus.errors import ConfigError, ImageError
+from nexus.features.ahead import one_ahead
 from nexus.features.native import NativeTransform, native_look
 from nexus.features.view import NATIVE, View, frame_size
 from nexus.models.vision.fitting import Placement, Size, place
@@ -94,7 +95,10 @@ def padding_for(backbone: Any, view: View, pixels: Tensor) -> Placement | None:
 def load(
     dataset: ImageSource, transform: AnyTransform, view: View, start: int = 0, *, pin: bool = False
 ) -> Iterator[Loaded]:
-    """The batches of a data set from image `start` on, in order; also those without a readable image."""
+    """The batches of a data set from image `start` on, in order; also those without a readable image.
+
+    Without workers a thread reads the next batch while the caller works on the current one.
+    """
     views: Dataset
     if isinstance(transform, NativeTransform):
         views = _NativeViews(dataset, transform)
@@ -110,7 +114,7 @@ def load(
         # Without this the loader draws its seed from the global stream and changes the caller's results.
         generator=torch.Generator(),
     )
-    return iter(loader)
+    return iter(loader) if view.workers else one_ahead(iter(loader))
 
 
 def shrink(image: Image.Image, size: int) -> Tensor:

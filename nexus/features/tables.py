@@ -1,8 +1,9 @@
 """Features of a data set: one batch of rows, or the whole table."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -62,6 +63,22 @@ class Features:
             names=tuple(self.names[i] for i in index.tolist()),
             size=self.size,
         )
+
+
+def joined_features(parts: Sequence[Features]) -> Features:
+    """Consecutive parts of a data set as one table; at least one, with labels in all or in none."""
+    if len(parts) == 1:
+        return parts[0]
+    labels = [part.labels for part in parts if part.labels is not None]
+    return Features(
+        cls=torch.cat([part.cls for part in parts]),
+        mean_patch=torch.cat([part.mean_patch for part in parts]),
+        layer_cls=torch.cat([part.layer_cls for part in parts]),
+        labels=torch.cat(labels) if labels else None,
+        names=tuple(name for part in parts for name in part.names),
+        faults=tuple(fault for part in parts for fault in part.faults),
+        size=parts[0].size,
+    )
 
 
 def collect(batches: Iterator[FeatureRows], count: int, *, size: int = 0) -> Features:

@@ -75,16 +75,14 @@ class SoftmaxCentering(nn.Module):
     def fold(self) -> None:
         """Fold the step's mean into the centre and start over; every process must call it.
 
-        Each process averages its own rows, then the means of the processes are averaged, each
-        weighing the same (official code). A process without rows is left out; without any rows the
+        The mean is over the rows of all processes, as if one process held them all. Without any rows the
         centre stays.
         """
-        mean = self.pending / max(1, self.rows)
-        voted = torch.full_like(mean[:, :1], float(self.rows > 0))
-        total = all_reduce_sum(torch.cat([mean, voted], dim=1))
-        means, voters = total[:, :-1], total[:, -1:]
-        step = (means / voters.clamp(min=1.0) - self.center) * (1.0 - self.momentum)
-        self.center += torch.where(voters > 0, step, 0.0)
+        rows = torch.full_like(self.pending[:, :1], float(self.rows))
+        total = all_reduce_sum(torch.cat([self.pending, rows], dim=1))
+        rows = total[:, -1:]
+        step = (total[:, :-1] / rows.clamp(min=1.0) - self.center) * (1.0 - self.momentum)
+        self.center += torch.where(rows > 0, step, 0.0)
         self.pending.zero_()
         self.rows = 0
 

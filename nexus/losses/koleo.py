@@ -24,10 +24,10 @@ def koleo_loss(features: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
             d[b] = | x[b] - x[n] + eps |
         loss = -mean(log(d + eps))          eps = 1e-8
 
-    Call it on the student's CLS features of one crop, on each process alone (no gathering), as
-    the official code does. Gradient reaches both ends of a pair. Computed in float32 (float64
-    stays): in half precision eps is 0 and two equal features would give infinity. Fewer than two
-    features have no neighbour: the loss is then 0, still attached to the graph.
+    Call it on the student's CLS features of one crop; it gathers nothing (`koleo_over_all` in
+    `nexus.models.ssl.objective` does). Gradient reaches both ends of a pair. Computed in float32
+    (float64 stays): in half precision eps is 0 and two equal features would give infinity. Fewer
+    than two features have no neighbour: the loss is then 0, still attached to the graph.
     """
     with no_autocast(features.device):
         x = features.to(full_dtype(features.dtype))

@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
-from nexus.config import Tree, from_dotted, merge
+from nexus.config import Tree, build, from_dotted, merge
 from nexus.data.channels import ChannelFacts
 from nexus.data.crops.config import COLOURLESS
 from nexus.models.vision import architecture
 from nexus.training.config import TrainConfig
+from nexus.training.summary import parameter_counts
 
 RESIDENT_SIDE, RESIDENT_BYTES = 64, 2**30
 """Largest side in pixels, and most memory, of images that are kept on the device."""
@@ -87,6 +88,7 @@ def automatic(given: Tree, facts: DataFacts) -> tuple[Tree, list[Choice]]:
     _model(chooser, facts)
     _schedule(chooser, facts)
     _objective(chooser, facts)
+    _parallel(chooser)
     _bookkeeping(chooser, facts)
     return chooser.tree, chooser.choices
 
@@ -152,6 +154,8 @@ def _channels(now: _Chooser, facts: DataFacts) -> None:
         low, high = found.value_range
         reason = f"values of {kinds} become 0..1 by this; measured on {stats.images} images"
         now.choose("data.value_range", [low, high], reason)
+    if found.deep:
+        now.choose("data.floats", True, f"{kinds} do not fit into 8 bits")
     reason = f"measured on {stats.images} of {facts.images} images"
     now.choose("data.mean", list(stats.mean), reason)
     now.choose("data.std", list(stats.std), reason)
@@ -179,6 +183,49 @@ def _input(now: _Chooser, facts: DataFacts) -> None:
             now.choose(f"crops.{name}", value, why)
 
 
+def several_devices(given: Tree) -> tuple[int, str]:
+    """How many devices to train on, and why: all GPUs among which the batch can be split, or one CPU."""
+    now = _Chooser(drop_auto(given))
+    if _lookup(now.tree, "compute.devices") is not None:
+        return int(now["compute.devices"]), "as asked"
+    device = str(_lookup(now.tree, "compute.device") or best_device()[0])
+    if device != "cuda":
+        return 1, f"one process on {device}"
+    gpus, batch = torch.cuda.device_count(), _lookup(now.tree, "schedule.batch_size")
+    turns = int(now["schedule.accumulation"])
+    fitting = [n for n in range(1, gpus + 1) if batch is None or int(batch) % (n * turns) == 0]
+    return max(fitting, default=1), f"of {gpus} GPUs, as many as the batch can be split among"
+
+
+def _parallel(now: _Chooser) -> None:
+    """One copy for each process as long as it fits: that is simpler, and less has to travel."""
+    if int(now["compute.devices"]) < 2:
+        return
+    config = build(TrainConfig, now.tree)
+    _, student = parameter_counts(config)
+    need, have = _BYTES_OF_A_PARAMETER * student, _memory(config.compute.device)
+    fits = config.compute.precision == "fp16" or need <= _SHARE_OF_MEMORY * have
+    reason = f"weights, gradients and AdamW take {need / 1e9:.1f} of {have / 1e9:.0f} GB"
+    now.choose("compute.parallel", "ddp" if fits else "fsdp", reason)
+
+
+_BYTES_OF_A_PARAMETER = 20
+"""In float32: student, gradient, AdamW's two moments, teacher."""
+_SHARE_OF_MEMORY = 0.4
+"""The rest is for activations."""
+
+
+def _memory(device: str) -> float:
+    """Bytes of a device, or of this machine."""
+    if device.startswith("cuda") and torch.cuda.is_available():
+        return float(torch.cuda.get_device_properties(0).total_memory)
+    return (
+        float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        if hasattr(os, "sysconf")
+        else math.inf
+    )
+
+
 def _model(now: _Chooser, facts: DataFacts) -> None:
     on_cpu = str(now["compute.device"]).startswith("cpu")
     largest = 96 if on_cpu else 224
@@ -204,10 +251,12 @@ def round_to(value: float, multiple: int) -> int:
 
 def _schedule(now: _Chooser, facts: DataFacts) -> None:
     on_cpu = str(now["compute.device"]).startswith("cpu")
-    batch = min(32 if on_cpu else 128, 2 ** int(math.log2(max(facts.images, 2))))
-    accumulation = int(now["schedule.accumulation"])
-    batch = max(batch // accumulation, 1) * accumulation
-    now.choose("schedule.batch_size", batch, "a CPU" if on_cpu else "one GPU")
+    devices = int(now["compute.devices"])
+    batch = min((32 if on_cpu else 128) * devices, 2 ** int(math.log2(max(facts.images, 2))))
+    parts = int(now["schedule.accumulation"]) * devices
+    batch = max(batch // parts, 1) * parts
+    kind = "a CPU" if on_cpu else "one GPU"
+    now.choose("schedule.batch_size", batch, kind if devices == 1 else f"{devices} × {kind}")
     batch = int(now["schedule.batch_size"])
     passes = 100 if facts.images < 100_000 else 30
     steps = max(500, min(passes * facts.images // batch, 5_000 if on_cpu else 125_000))

@@ -17,6 +17,7 @@ from nexus.models.ssl import ObjectiveConfig
 from nexus.schedules import Schedule, cosine, linear_then_constant
 from nexus.training.acceleration import Checkpointing
 from nexus.training.optim import OptimConfig
+from nexus.training.parallel import Parallel
 from nexus.training.step import StepValues
 
 
@@ -76,6 +77,12 @@ class ComputeConfig(Config):
 
     device: str = "cuda"
     """`cpu`, `cuda`, `cuda:1` or `mps`."""
+    devices: PositiveInt = 1
+    """Processes, one for each device; `--devices` sets it, and torchrun or SLURM have the last word."""
+    parallel: Parallel = "ddp"
+    """How several processes share the model: `ddp`, each holds all of it, or `fsdp`, each holds a slice."""
+    timeout: PositiveFloat = 1800.0
+    """Seconds that the processes wait for each other before the run ends with an error."""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     """Arithmetic of the networks; losses are always computed in fp32."""
     threads: NonNegativeInt = 0
@@ -149,10 +156,12 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _batch_divides(self) -> "TrainConfig":
-        batch, parts = self.schedule.batch_size, self.schedule.accumulation
+        batch, turns, devices = self.schedule.batch_size, self.schedule.accumulation, self.compute.devices
+        parts = turns * devices
         if batch % parts:
+            several = f"compute.devices={devices} times " if devices > 1 else ""
             raise ValueError(
-                f"schedule.batch_size={batch} cannot be split into schedule.accumulation={parts} "
+                f"schedule.batch_size={batch} cannot be split into {several}schedule.accumulation={turns} "
                 f"equal micro-batches; use schedule.batch_size={max(round(batch / parts), 1) * parts}"
             )
         return self

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from nexus.data.batch import Batch
+from nexus.data.batch import Fault
 from nexus.errors import DataError, RunError
 from nexus.log import logger
 from nexus.training.config import TrainConfig
@@ -23,12 +23,11 @@ class Guards:
         self.tried = 0
         self.failed = 0
 
-    def check(self, step: int, metrics: dict[str, torch.Tensor], micro_batches: Sequence[Batch]) -> None:
-        """Look at one finished step."""
-        for batch in micro_batches:
-            self.faults.add(batch.faults)
-            self.failed += len(batch.faults)
-            self.tried += batch.images + len(batch.faults)
+    def check(self, step: int, metrics: dict[str, torch.Tensor], faults: Sequence[Fault]) -> None:
+        """Look at one finished step, and at the images of it that no process could use."""
+        self.faults.add(faults)
+        self.failed += len(faults)
+        self.tried += self.config.schedule.batch_size + len(faults)
         limit = self.config.data.max_unreadable
         if self.tried >= _MIN_TRIED_BEFORE_REFUSING and self.failed > limit * self.tried:
             raise DataError(
@@ -47,6 +46,8 @@ class Guards:
             return
         self.bad_steps += 1
         names = [key for key, value in metrics.items() if not torch.isfinite(value)]
+        if "not_finite_in" in metrics:
+            names[-1] += f" in process {int(metrics['not_finite_in'])}"
         logger.warning("step %d skipped: %s not finite", step, ", ".join(names))
         if self.bad_steps >= self.config.log.max_bad_steps:
             raise RunError(

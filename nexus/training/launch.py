@@ -1,7 +1,8 @@
 """From what a user types to a running training: settings, data, run folder, loop."""
 
+import json
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from logging import LogRecord
 from pathlib import Path
@@ -13,14 +14,17 @@ from nexus.data.crops.config import with_preset
 from nexus.data.datasets import ImageDataset, available_splits, open_dataset, scan
 from nexus.data.images import ImageLimits
 from nexus.devices import pick_device
+from nexus.distributed import is_main, on_each, on_main, world_size
 from nexus.errors import ConfigError, DataError
 from nexus.evals.splits import labelled_splits, split_labelled
 from nexus.log import copied_to, logger, remembered
 from nexus.models.vision import build_backbone
-from nexus.training.auto import GREY_MODES, DataFacts, automatic, drop_auto
-from nexus.training.config import TrainConfig
+from nexus.training.auto import GREY_MODES, DataFacts, automatic, drop_auto, several_devices
+from nexus.training.config import ComputeConfig, TrainConfig
 from nexus.training.footprint import refuse_what_cannot_fit
 from nexus.training.loop import RunResult, run
+from nexus.training.metrics import read_lines
+from nexus.training.processes import is_launched, joined, start
 from nexus.training.recipes import read_recipe
 from nexus.training.run import RunFolder
 from nexus.training.state import vit_config
@@ -37,6 +41,7 @@ def train(
     config: str | Path | None = None,
     resume: str | Path | None = None,
     init: str | Path | None = None,
+    devices: int | str | None = None,
     overwrite: bool = False,
     overrides: Mapping[str, Any] | Sequence[str] = (),
 ) -> RunResult:
@@ -44,22 +49,82 @@ def train(
 
     `recipe` and `config` are YAML settings by name or path; `overrides` are dotted settings, as a mapping
     or as `key=value` strings; what nobody sets is chosen for the data and the machine. `resume` names the
-    folder of an earlier run and goes on with it. `init` names weights to start a new run from.
+    folder of an earlier run and goes on with it. `init` names weights to start a new run from. `devices` is a
+    number, or `"auto"`: with more than one, as many processes of `python -m nexus train` are started here and
+    waited for; under torchrun or SLURM this process is one of those that they started.
     Raises `NexusError` for everything that a user can mend.
     """
     source = ",".join(map(str, data)) if isinstance(data, list | tuple) else data
-    flags = {"data.source": source, "model.arch": model, "model.init": init}
+    flags = {"data.source": source, "model.arch": model, "model.init": init, "compute.devices": devices}
     given = from_dotted({key: str(value) for key, value in flags.items() if value is not None})
     given = merge(given, with_preset(_dotted(overrides)))
     if resume is not None:
         others = {"--recipe": recipe, "--config": config, "--init": init, "--overwrite": overwrite}
         _refuse_beside_resume(resume, [name for name, value in others.items() if value], out)
-        return _resume(RunFolder(resume), given)
-    if out is None:
+        folder = RunFolder(resume)
+        settings = merge(folder.settings(), drop_auto(given))
+    elif out is None:
         raise ConfigError("no run folder given: --out says where the run leaves everything")
-    parts = read_recipe(recipe) if recipe else {}, read_yaml(_config_file(config)) if config else {}
-    base = merge(*map(with_preset, parts))
-    return _start(RunFolder(out), merge(_without_shape(base, given), given), overwrite)
+    else:
+        folder = RunFolder(out)
+        parts = read_recipe(recipe) if recipe else {}, read_yaml(_config_file(config)) if config else {}
+        base = merge(*map(with_preset, parts))
+        settings = drop_auto(merge(_without_shape(base, given), given))
+    if (count := _processes_to_start(settings)) > 1:
+        options = {"--recipe": recipe, "--config": config, "--resume": resume, "--out": out}
+        return _run_in_processes(count, folder, _arguments(options, given, overwrite))
+    with joined(build(ComputeConfig, settings.get("compute") or {}).timeout):
+        settings = merge(settings, {"compute": {"devices": world_size()}})
+        if resume is not None:
+            return _resume(folder, settings)
+        return _start(folder, settings, overwrite)
+
+
+def _early(settings: Tree) -> TrainConfig:
+    """Complain about typos before starting anything or looking at the data."""
+    if "batch_size" not in (settings.get("schedule") or {}):  # it will be chosen so that it can be split
+        settings = merge(settings, {"compute": {"devices": 1}})
+    return build(TrainConfig, settings)
+
+
+def _processes_to_start(settings: Tree) -> int:
+    """How many processes this one has to start; 1 where it is alone, or was started as one of several."""
+    if is_launched():
+        return 1
+    _early(settings)
+    count, reason = several_devices(settings)
+    device = str(settings.get("compute", {}).get("device", "cuda"))
+    if count > 1 and ":" in device:
+        raise ConfigError(
+            f"compute.device={device} is one device, but {count} were asked for; use --device "
+            f"{device.partition(':')[0]}, or leave out --devices"
+        )
+    if count > 1:
+        logger.info("auto  compute.devices=%d  (%s)", count, reason)
+    return count
+
+
+def _run_in_processes(count: int, folder: RunFolder, arguments: list[str]) -> RunResult:
+    code = start(arguments, count)
+    return RunResult(folder, folder.step(), code == 0, read_lines(folder.metrics)[-1], told=True)
+
+
+def _arguments(options: Mapping[str, str | Path | None], given: Tree, overwrite: bool) -> list[str]:
+    """The command line that says what `train` was told."""
+    words = ["train"]
+    for name, value in options.items():
+        if value is not None:
+            words += [name, str(value)]
+    return words + ["--overwrite"] * overwrite + [f"{key}={value}" for key, value in _leaves(given)]
+
+
+def _leaves(tree: Tree, above: str = "") -> Iterator[tuple[str, str]]:
+    """Every setting of a tree by its dotted name, as YAML on one line."""
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", json.dumps(value, default=str)
 
 
 def _dotted(overrides: Mapping[str, Any] | Sequence[str]) -> Tree:
@@ -86,8 +151,27 @@ _SHAPE = ("depth", "embed_dim", "num_heads", "num_register_tokens", "ffn_layer")
 
 
 def _start(folder: RunFolder, given: Tree, overwrite: bool) -> RunResult:
-    given = drop_auto(given)
-    early = build(TrainConfig, given)  # complain about typos before looking at the data
+    dataset, settings = _main_first(lambda: _settle(folder, given, overwrite))
+    return run(build(TrainConfig, settings), dataset, folder)
+
+
+def _main_first(settle: Callable[[], tuple[ImageDataset, Tree]]) -> tuple[ImageDataset, Tree]:
+    """The images and the settings that the main process settles; the others open the same images after it."""
+    settled: list[ImageDataset] = []
+
+    def on_this() -> Tree:
+        dataset, settings = settle()
+        settled.append(dataset)
+        return settings
+
+    settings = on_main(on_this)
+    on_each(lambda: None if is_main() else settled.append(open_data(settings)[0]))
+    return settled[0], settings
+
+
+def _settle(folder: RunFolder, given: Tree, overwrite: bool) -> tuple[ImageDataset, Tree]:
+    """Look at the data, choose what is left out, check everything, and make the folder."""
+    early = _early(given)
     vit_config(early.model, early.crops.global_size)
     if "device" in (given.get("compute") or {}):
         pick_device(early.compute.device)
@@ -109,7 +193,7 @@ def _start(folder: RunFolder, given: Tree, overwrite: bool) -> RunResult:
     folder.create(overwrite=overwrite)
     lines = [f"auto  {choice}" for choice in choices] + summary(config, len(dataset), folder.path)
     _say(folder, lines, found)
-    return run(config, dataset, folder)
+    return dataset, settings
 
 
 def _refuse_beside_resume(resume: str | Path, others: list[str], out: str | Path | None) -> None:
@@ -126,8 +210,13 @@ def _refuse_beside_resume(resume: str | Path, others: list[str], out: str | Path
         )
 
 
-def _resume(folder: RunFolder, given: Tree) -> RunResult:
-    settings = merge(folder.settings(), drop_auto(given))
+def _resume(folder: RunFolder, settings: Tree) -> RunResult:
+    dataset, settings = _main_first(lambda: (_look_again(folder, settings), settings))
+    return run(build(TrainConfig, settings), dataset, folder)
+
+
+def _look_again(folder: RunFolder, settings: Tree) -> ImageDataset:
+    """The images of a run that goes on."""
     config = build(TrainConfig, settings)
     with remembered() as found:
         dataset, _ = open_data(settings)
@@ -136,7 +225,7 @@ def _resume(folder: RunFolder, given: Tree) -> RunResult:
         logger.info("resuming %s: %s", folder.path, folder.progress())
     if folder.step() < config.schedule.steps:
         _say(folder, summary(config, len(dataset), folder.path), found)
-    return run(config, dataset, folder)
+    return dataset
 
 
 def _say(folder: RunFolder, lines: Iterable[str], earlier: Iterable[LogRecord]) -> None:
@@ -208,6 +297,16 @@ def check(config: TrainConfig, dataset: ImageDataset) -> None:
         raise ConfigError(
             "objective.dino_weight, ibot_weight and koleo_weight are all 0, so there is nothing to learn "
             "from; set one of them, such as objective.dino_weight=1"
+        )
+    if (
+        config.compute.devices > 1
+        and config.compute.parallel == "fsdp"
+        and config.compute.precision == "fp16"
+    ):
+        raise ConfigError(
+            "compute.parallel=fsdp does not go with compute.precision=fp16, whose loss scale each "
+            "process would set "
+            "by itself; use compute.precision=bf16 or compute.parallel=ddp"
         )
     if config.objective.koleo_weight > 0:
         _check_koleo(config, len(dataset))

@@ -1,8 +1,8 @@
 """The training loop: build, restore, then step after step; no ideas of its own."""
 
 from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import torch
@@ -10,21 +10,24 @@ import torch
 from nexus.config import dump_yaml
 from nexus.data.batch import Batch
 from nexus.data.datasets import ImageDataset
-from nexus.data.loader import Collate, CropStream, LoaderError, train_batches
+from nexus.data.loader import train_batches
+from nexus.data.loading.ahead import OnDevice
+from nexus.data.loading.making import BatchMaker
 from nexus.data.masking import BlockMasker
 from nexus.data.multicrop import MultiCropAugmentation
 from nexus.data.order import StepSampler
-from nexus.data.replacing import UnusableData
 from nexus.data.resident import ResidentBatches, ResidentImages
-from nexus.distributed import rank, world_size
-from nexus.errors import DataError, NexusError
+from nexus.distributed import is_main, local_world_size, on_main, rank, world_size
+from nexus.errors import DataError
 from nexus.log import copied_to, logger
+from nexus.training.agreement import Agreement
 from nexus.training.config import Schedules, TrainConfig
 from nexus.training.guards import Guards
 from nexus.training.interrupt import Interrupt, graceful_stop
 from nexus.training.memory import keep_freed_memory
 from nexus.training.metrics import append_line, read_lines
 from nexus.training.online_eval import OnlineKNN
+from nexus.training.processes import local_device, local_threads
 from nexus.training.profiling import StepProfiler
 from nexus.training.progress import TrainProgress
 from nexus.training.run import FaultList, RunFolder, survive_full_disk
@@ -42,6 +45,8 @@ class RunResult:
     step: int
     finished: bool
     last: dict[str, Any]
+    told: bool = False
+    """Whether another process tells the user of it."""
 
 
 def run(config: TrainConfig, dataset: ImageDataset, folder: RunFolder) -> RunResult:
@@ -49,25 +54,38 @@ def run(config: TrainConfig, dataset: ImageDataset, folder: RunFolder) -> RunRes
 
     A run that has all its steps is left as it is.
     """
-    steps, done = config.schedule.steps, folder.step()
+    steps, done = config.schedule.steps, on_main(folder.step)
     if done >= steps:
         logger.info("%s is finished: %d steps. More: --resume it with a larger --steps.", folder.path, done)
-        return RunResult(folder, done, True, _last_line(folder))
-    with folder.claimed(), graceful_stop() as interrupt:
-        if not folder.config.exists():
-            folder.write_settings(dump_yaml(config))
+        return RunResult(folder, done, True, _last_line(folder), told=not is_main())
+    with _claimed(folder), graceful_stop() as interrupt:
+        on_main(lambda: None if folder.config.exists() else folder.write_settings(dump_yaml(config)))
         with copied_to(folder.log):
-            device = torch.device(config.compute.device)
-            if device.type == "cpu":
-                keep_freed_memory()
-            if config.compute.threads:
-                torch.set_num_threads(config.compute.threads)
+            device = _prepared_device(config)
             state = build_state(config, device, resuming=done > 0)
             state.restore(folder, images=len(dataset))
-            folder.write_settings(dump_yaml(config))
-            folder.rewind(state.step)
+            on_main(lambda: folder.write_settings(dump_yaml(config)))
+            on_main(lambda: folder.rewind(state.step))
             _train(config, dataset, folder, state, device, interrupt)
-    return RunResult(folder, state.step, state.step >= steps, _last_line(folder))
+    return RunResult(folder, state.step, state.step >= steps, _last_line(folder), told=not is_main())
+
+
+@contextmanager
+def _claimed(folder: RunFolder) -> Iterator[None]:
+    """Within the block no other run may use the folder; the main process holds the claim for all."""
+    with ExitStack() as stack:
+        on_main(lambda: stack.enter_context(folder.claimed()))
+        yield
+
+
+def _prepared_device(config: TrainConfig) -> torch.device:
+    """The device of this process, with threads and memory of the process as training likes them."""
+    device = local_device(config.compute.device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    if threads := local_threads(config.compute.threads, local_world_size()):
+        torch.set_num_threads(threads)
+    return device
 
 
 def _train(
@@ -84,49 +102,54 @@ def _train(
     guards = Guards(config, faults)
     evaluation = OnlineKNN(config, dataset, folder.evals)
     saver = Saver(config, dataset, folder, state)
-    failure: NexusError | None = None
+    agreement = Agreement(interrupt)
     stream = batches(config, dataset, state.step, device)
     progress, clock = TrainProgress(state.step, steps), Throughput(config, device)
     profiler = StepProfiler(folder.path / "profile", device, enabled=config.log.profile)
-    try:
-        while state.step < steps and not interrupt:
-            clock.wait()
-            micro_batches = list(islice(stream, config.schedule.accumulation))
-            clock.work()
-            # Stochastic depth draws from here; seeding each step is what makes a resumed run exact.
-            torch.manual_seed((config.seed << 32) + state.step * world_size() + rank())
-            values = schedules.at(state.step)
-            metrics = train_step(
-                state.model,
-                micro_batches,
-                state.optimizer,
-                state.scaler,
-                values,
-                precision=config.compute.precision,
-                clip=config.optim.clip_grad,
-            )
-            state.step += 1
-            state.means.add(metrics)
-            progress.advance(state.step)
-            profiler.step()
+    with saver:
+        try:
+            while state.step < steps:
+                clock.wait()
+                micro_batches = agreement.next_step(stream, config.schedule.accumulation)
+                clock.work()
+                if not micro_batches:
+                    break
+                # Stochastic depth draws from here; seeding each step is what makes a resumed run exact.
+                torch.manual_seed((config.seed << 32) + state.step * world_size() + rank())
+                values = schedules.at(state.step)
+                metrics = train_step(
+                    state.model,
+                    micro_batches,
+                    state.optimizer,
+                    state.scaler,
+                    values,
+                    precision=config.compute.precision,
+                    clip=config.optim.clip_grad,
+                    forward=state.forward,
+                )
+                state.step += 1
+                state.means.add(metrics)
+                progress.advance(state.step)
+                profiler.step()
 
-            # -- once in a while ------------------------------------------------------------------
-            if state.step % config.log.every == 0 or state.step in (1, steps):
-                progress.report(_record(state, values, clock, config, folder))
-            if evaluation.due(state.step):
-                evaluation.run(state.model, state.step)
-            if saver.due():
-                saver.save()
-            guards.check(state.step, metrics, micro_batches)
-    except (LoaderError, DataError) as error:
-        failure = error  # between two steps: the state is sound
-        faults.add(error.faults if isinstance(error, UnusableData) else ())
-    finally:
-        stream.close()
-        progress.close()
-        profiler.close()
-    if failure or state.step < steps:
-        _stop_early(saver, interrupt, failure)
+                # -- once in a while ------------------------------------------------------------------
+                if state.step % config.log.every == 0 or state.step in (1, steps):
+                    progress.report(_record(state, values, clock, config, folder), unreadable=len(faults))
+                if evaluation.due(state.step):
+                    evaluation.run(state.model, state.step)
+                if saver.due():
+                    saver.begin()
+                guards.check(state.step, metrics, agreement.faults)
+        except DataError as error:  # from the guards, in all processes: between two steps the state is sound
+            agreement.failure = error
+        finally:
+            stream.close()
+            progress.close()
+            profiler.close()
+        if state.step < steps:
+            faults.add(agreement.faults)
+        if agreement.failure or state.step < steps:
+            _stop_early(saver, agreement)
 
 
 def batches(
@@ -134,14 +157,15 @@ def batches(
 ) -> Generator[Batch]:
     """Normalised batches on the device, from a step to the end of the run."""
     mean, std = map(torch.tensor, config.data.normalization)
-    crops = _crops(config, dataset, start_step, device)
-    return (batch.to(device, non_blocking=True).recoloured().normalized(mean, std) for batch in crops)
+    with closing(_crops(config, dataset, start_step, device)) as crops:
+        for batch in crops:
+            yield batch.recoloured().normalized(mean, std)
 
 
 def _crops(
     config: TrainConfig, dataset: ImageDataset, start_step: int, device: torch.device
-) -> Iterator[Batch]:
-    """Batches of bytes, from the engine that the settings name."""
+) -> Generator[Batch] | OnDevice:
+    """Batches of bytes on the device, from the engine that the settings name."""
     side = config.crops.global_size // vit_config(config.model, config.crops.global_size).patch_size
     masker, order = BlockMasker(config.masks, side, side), dataset.order(config.seed)
     sampler = StepSampler(
@@ -154,26 +178,25 @@ def _crops(
     )
     if config.data.engine == "resident":
         images = ResidentImages.read(dataset, device)
-        return ResidentBatches(images, config.crops, order, masker)(sampler)
+        return ResidentBatches(images, config.crops, order, masker, config.schedule.batch_size)(sampler)
     on_device = config.data.engine == "device"
-    return train_batches(
-        CropStream(dataset, MultiCropAugmentation(config=config.crops, recolour=not on_device), order),
-        Collate(masker, config.seed, config.crops if on_device else None),
-        sampler,
-        workers=config.data.workers,
-        pin_memory=device.type == "cuda",
-    )
+    augmentation = MultiCropAugmentation(config=config.crops, recolour=not on_device)
+    colours_of = config.crops if on_device else None
+    maker = BatchMaker(dataset, augmentation, order, masker, colours_of, config.schedule.batch_size)
+    seconds = config.data.limits.max_seconds
+    found = train_batches(maker, sampler, workers=config.data.workers, max_seconds=seconds)
+    return OnDevice(found, device)
 
 
-def _stop_early(saver: Saver, interrupt: Interrupt, failure: NexusError | None) -> None:
+def _stop_early(saver: Saver, agreement: Agreement) -> None:
     """Save, say how to go on, and raise what ended the run, unless that was a signal."""
     folder, step = saver.folder.path, saver.state.step
     saved = saver.save()
-    why = interrupt.signal.name if interrupt.signal else "stopped"
+    why = agreement.signal.name if agreement.signal else "stopped"
     where = f"saved at step {step}" if saved else f"step {step} could not be saved"
     logger.warning("%s: %s; go on with `nexus train --resume %s`", why, where, folder)
-    if failure and not interrupt:
-        raise failure
+    if agreement.failure and not agreement.signal:
+        raise agreement.failure
 
 
 def _record(
@@ -193,8 +216,9 @@ def _record(
         "seen": state.step * config.schedule.batch_size,
         **clock.read(),
     }
-    with survive_full_disk(f"{folder.metrics}"):
-        append_line(folder.metrics, record)
+    if is_main():
+        with survive_full_disk(f"{folder.metrics}"):
+            append_line(folder.metrics, record)
     return record
 
 

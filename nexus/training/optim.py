@@ -19,6 +19,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from nexus.config import Config
 from nexus.models.ssl.base import BaseSSL
@@ -126,5 +127,6 @@ def gradient_norms(networks: dict[str, nn.Module], clip: float) -> dict[str, Ten
     for name, network in networks.items():
         parameters: Iterable[Tensor] = [p for p in network.parameters() if p.grad is not None]
         limit = clip if clip > 0 else math.inf
-        norms[name] = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        norms[name] = norm.full_tensor() if isinstance(norm, DTensor) else norm  # of all slices
     return norms

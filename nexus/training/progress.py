@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from nexus.distributed import is_main
 from nexus.log import logger
 from nexus.training.metrics import sentence
 
@@ -20,7 +21,7 @@ class TrainProgress:
         self.steps = steps
         self._started, self._start = time.monotonic(), start
         self._bar: Progress | None = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and is_main():
             self._bar = Progress(
                 TextColumn("training"),
                 BarColumn(),
@@ -37,14 +38,16 @@ class TrainProgress:
         if self._bar:
             self._bar.update(self._task, completed=step)
 
-    def report(self, record: dict[str, Any]) -> None:
-        """Show a logged step."""
+    def report(self, record: dict[str, Any], unreadable: int = 0) -> None:
+        """Show a logged step, and how many images could not be used so far."""
+        skipped = f"  {unreadable:,} unreadable" if unreadable else ""
         if self._bar:
             loss, rate = record.get("loss", math.nan), record["images_per_second"]
-            note = f"loss {loss:.3f}  {rate:.1f} images/s  wait {record['data_wait']:.0%}"
+            note = f"loss {loss:.3f}  {rate:.1f} images/s  wait {record['data_wait']:.0%}{skipped}"
             self._bar.update(self._task, note=note)
         else:
-            logger.info("%s  %s left", sentence(record, self.steps), self._time_left(record["step"]))
+            left = self._time_left(record["step"])
+            logger.info("%s%s  %s left", sentence(record, self.steps), skipped, left)
 
     def _time_left(self, step: int) -> str:
         done = step - self._start

@@ -23,6 +23,7 @@ from pathlib import Path
 from nexus import checkpoint
 from nexus.config import Tree, read_yaml
 from nexus.data.batch import Fault
+from nexus.distributed import is_main
 from nexus.errors import ConfigError, RunError
 from nexus.log import logger
 from nexus.training.metrics import truncate_after
@@ -195,7 +196,7 @@ class FaultList:
         """Append the faults that are not listed yet."""
         rows = {_printable(fault.name): _printable(fault.reason) for fault in faults}
         new = [(name, reason) for name, reason in rows.items() if name not in self.names]
-        if not new:
+        if not new or not is_main():
             return
         text = io.StringIO(newline="")
         if not self.path.exists():

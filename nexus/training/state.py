@@ -1,6 +1,7 @@
 """The state of a run: networks, optimizer, scaler, step. The rest is a function of seed and step."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from nexus.training.acceleration import checkpoint_blocks, compile_blocks
 from nexus.training.config import ModelConfig, TrainConfig
 from nexus.training.metrics import RunningMeans
 from nexus.training.optim import build_optimizer
+from nexus.training.parallel import share
 from nexus.training.run import RunFolder
 from nexus.weights import initialise_from, tell_input
 
@@ -22,6 +24,8 @@ class TrainState:
     """Everything a checkpoint holds, and the step that comes next."""
 
     model: DINOv2
+    forward: nn.Module
+    """What is called in place of the model: see `nexus.training.parallel`."""
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     step: int = 0
@@ -33,14 +37,14 @@ class TrainState:
         self.tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         self.tensors.update(optimizer_tensors(self.optimizer, names))
 
-    def save(self, folder: RunFolder, keep: int, images: int) -> None:
-        """Write a checkpoint of this moment. `images` is the size of the data set."""
+    def snapshot(self, images: int) -> "Snapshot":
+        """A copy of this moment on the CPU. `images` is the size of the data set."""
         values = {
             "scaler": self.scaler.state_dict(),
             "means": self.means.state_dict(),
             "images": images,
         }
-        checkpoint.save(folder.checkpoints, self.step, self.tensors, values, keep)
+        return Snapshot(self.step, {name: _copied(value) for name, value in self.tensors.items()}, values)
 
     def restore(self, folder: RunFolder, images: int) -> None:
         """Go to the newest sound checkpoint, if there is one."""
@@ -58,6 +62,20 @@ class TrainState:
                 values["images"],
                 images,
             )
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint holds, apart from the training that goes on."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]
+
+
+def _copied(value: Tensor) -> Tensor:
+    value = value.detach()
+    return value.clone() if value.device.type == "cpu" else value.cpu()
 
 
 def vit_config(model: ModelConfig, img_size: int) -> ViTConfig:
@@ -85,7 +103,8 @@ def build_state(config: TrainConfig, device: torch.device, *, resuming: bool = F
         for backbone in (model.student_backbone, model.teacher_backbone):
             compile_blocks(backbone, device)
     scaler = torch.amp.GradScaler(device.type, enabled=config.compute.precision == "fp16")
-    return TrainState(model, build_optimizer(model, config.optim), scaler)
+    forward = share(model, config.compute.parallel, device)
+    return TrainState(model, forward, build_optimizer(model, config.optim), scaler)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str]) -> dict[str, Tensor]:

@@ -5,11 +5,13 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nexus.data.batch import Batch
+from nexus.distributed import all_gather, world_size
 from nexus.models.ssl.base import BaseSSL
 from nexus.training.optim import gradient_norms, set_rates
+from nexus.training.parallel import in_step
 
 HALF_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -41,12 +43,16 @@ def train_step(
     *,
     precision: str,
     clip: float,
+    forward: nn.Module | None = None,
 ) -> dict[str, Tensor]:
     """Forward, backward, clip, update the student, move the teacher.
 
-    The gradient is the mean over `micro_batches`. Returns the metrics of the step as 0-d tensors. Where
-    loss or gradient is not finite nothing changes, the centre included, and `finite` is 0.
+    `forward` is what `nexus.training.parallel` made of the model; left out, the model itself. The gradient
+    is the mean over `micro_batches` and processes. Returns the metrics of the step, over all of them, as
+    0-d tensors. Where loss or gradient is not finite in any process nothing changes, the centre included,
+    and `finite` is 0.
     """
+    forward = forward or model
     buffers = list(model.buffers())
     before = [buffer.clone() for buffer in buffers]
     set_rates(
@@ -60,14 +66,14 @@ def train_step(
     half = autocast(micro_batches[0].global_crops.device, precision)
     with half:
         all_asked = model.ask(micro_batches, teacher_temp=values.teacher_temp)
-    for batch, asked in zip(micro_batches, all_asked, strict=True):
-        with half:
-            loss, metrics = model(batch, teacher_temp=values.teacher_temp, asked=asked)
+    for turn, (batch, asked) in enumerate(zip(micro_batches, all_asked, strict=True), start=1):
+        with half, in_step(forward, last=turn == len(micro_batches)):
+            loss, metrics = forward(batch, teacher_temp=values.teacher_temp, asked=asked)
         scaler.scale(loss / len(micro_batches)).backward()
         gathered.append(metrics)
     scaler.unscale_(optimizer)
     norms = gradient_norms(model.trained_networks(), clip)
-    metrics = _mean(gathered)
+    metrics = _over_processes(_mean(gathered))
     finite = torch.isfinite(metrics["loss"]) & torch.stack(list(norms.values())).isfinite().all()
     if finite:
         scaler.step(optimizer)
@@ -81,6 +87,21 @@ def train_step(
     metrics.update({f"grad_norm/{name}": norm for name, norm in norms.items()})
     metrics["finite"] = finite.float()
     return metrics
+
+
+def _over_processes(metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The means over all processes. If any is not finite, `not_finite_in` is the process with most of them.
+
+    Some spread: the centre and KoLeo see all processes.
+    """
+    if world_size() == 1:
+        return metrics
+    table = all_gather(torch.stack([value.to(metrics["loss"].device) for value in metrics.values()])[None])
+    bad = (~table.isfinite()).sum(dim=1)
+    means = dict(zip(metrics, table.mean(dim=0), strict=True))
+    if bad.any():
+        means["not_finite_in"] = bad.argmax().float()
+    return means
 
 
 def _mean(gathered: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

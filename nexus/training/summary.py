@@ -29,12 +29,24 @@ def summary(config: TrainConfig, images: int, folder: str | Path) -> list[str]:
     rate, warmup = lr_sentence(config.optim, schedule.batch_size), config.optim.warmup_steps
     return [
         f"run   {folder}",
-        f"on    {config.compute.device}, {config.compute.precision}",
+        f"on    {device_sentence(config)}",
         f"model {model_sentence(config)}",
         f"step  {step_sentence(config)}",
         f"steps {schedule.steps:,}, {_short(passes)} passes over {images:,} images",
         f"lr    {rate} after {warmup:,} steps of warm-up, then a cosine to {config.optim.min_lr:g}",
     ]
+
+
+def device_sentence(config: TrainConfig) -> str:
+    """`cpu, fp32`, or of several processes `2 × CPU (DDP, gloo, fp32), batch 64 = 2 × 32`."""
+    compute, batch = config.compute, config.schedule.batch_size
+    if compute.devices == 1:
+        return f"{compute.device}, {compute.precision}"
+    kind = compute.device.partition(":")[0]
+    talk = "nccl" if kind == "cuda" else "gloo"
+    how = f"{compute.parallel.upper()}, {talk}, {compute.precision}"
+    split = f"batch {batch} = {compute.devices} × {batch // compute.devices}"
+    return f"{compute.devices} × {kind.upper()} ({how}), {split}"
 
 
 def lr_sentence(optim: OptimConfig, batch: int) -> str:

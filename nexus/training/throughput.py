@@ -7,6 +7,7 @@ import time
 
 import torch
 
+from nexus.distributed import world_size
 from nexus.training.config import TrainConfig
 from nexus.training.flops import step_flops
 from nexus.training.step import HALF_TYPES
@@ -36,7 +37,8 @@ class Throughput:
 
     def read(self) -> dict[str, float]:
         """Since the last reading: `images_per_second`; `data_wait`, the share of time spent waiting (0..1);
-        `flops_per_second`; `mfu`, its share of the device's matmul rate; and `peak_memory` so far, in bytes.
+        `flops_per_second`; `mfu`, its share of the matmul rate of all devices; and `peak_memory` of this
+        process so far, in bytes.
         """
         now = time.monotonic()
         elapsed = max(now - self._since, 1e-9)
@@ -45,7 +47,7 @@ class Throughput:
             "images_per_second": self._steps * self.images / elapsed,
             "data_wait": self._waiting / elapsed,
             "flops_per_second": rate,
-            "mfu": rate / self.matmul_rate,
+            "mfu": rate / (self.matmul_rate * world_size()),
             "peak_memory": float(peak_memory(self.device)),
         }
         self._waiting, self._steps, self._since = 0.0, 0, now

@@ -14,7 +14,8 @@ from nexus.data.crops.parameters import UNIFORMS, CropDrawer
 from nexus.data.crops.plan import colour_plan
 from nexus.data.crops.resample import cut_batch
 from nexus.data.datasets import ImageDataset, open_dataset
-from nexus.data.loader import Collate, CropStream
+from nexus.data.loader import train_batches
+from nexus.data.loading.making import BatchMaker
 from nexus.data.masking import BlockMasker, MaskConfig
 from nexus.data.multicrop import MultiCropAugmentation
 from nexus.data.order import Order
@@ -41,10 +42,9 @@ def batch_of(engine: str, dataset, config: CropConfig, positions: list[int], see
         batches = ResidentBatches(ResidentImages.read(dataset, CPU), config, order, MASKER)
         return batches.batch(positions).recoloured()
     on_device = engine == "device"
-    stream = CropStream(dataset, MultiCropAugmentation(config=config, recolour=not on_device), order)
-    batch = Collate(MASKER, seed, config if on_device else None)([stream[at] for at in positions])
-    assert isinstance(batch, Batch)
-    return batch.recoloured()
+    augmentation = MultiCropAugmentation(config=config, recolour=not on_device)
+    maker = BatchMaker(dataset, augmentation, order, MASKER, config if on_device else None)
+    return next(train_batches(maker, [positions], workers=0, max_seconds=60)).recoloured()
 
 
 @pytest.mark.parametrize("name", ["official", "seed", "microscopy", "texture"])
@@ -150,13 +150,9 @@ def test_a_data_set_without_a_good_image_is_refused(engine: str, tmp_path) -> No
     for number in range(2):
         (tmp_path / f"{number}.png").write_bytes(b"no image")
     config = CropConfig(global_size=16, local_size=12)
-    if engine == "resident":
-        with pytest.raises(UnusableData, match=r"images in a row cannot be used") as caught:
-            batch_of(engine, open_dataset(tmp_path), config, [0, 1])
-        assert {fault.name for fault in caught.value.faults} == {"0.png", "1.png"}
-    else:
-        stream = CropStream(open_dataset(tmp_path), MultiCropAugmentation(config=config), Order(2, 3))
-        assert isinstance(stream.__getitems__([0, 1]), UnusableData)
+    with pytest.raises(UnusableData, match=r"images in a row cannot be used") as caught:
+        batch_of(engine, open_dataset(tmp_path), config, [0, 1])
+    assert {fault.name for fault in caught.value.faults} == {"0.png", "1.png"}
 
 
 @pytest.mark.parametrize("engine", ["device", "resident"])
@@ -170,8 +166,9 @@ def test_probabilities_measured_on_pixels(engine: str) -> None:
     batches = ResidentBatches(ResidentImages(images, {}), config, order, MASKER)
     batch = batches.batch(list(range(400)))
     if engine == "device":
-        stream = CropStream(Repeated(noise), MultiCropAugmentation(config=config, recolour=False), order)
-        batch = Collate(MASKER, 0, config)([stream[at] for at in range(400)])
+        augmentation = MultiCropAugmentation(config=config, recolour=False)
+        maker = BatchMaker(Repeated(noise), augmentation, order, MASKER, config)
+        batch = next(train_batches(maker, [range(400)], workers=0, max_seconds=60))
     crops = batch.recoloured()
     second = crops.global_crops[400:].float()
     solarized = second.mean(dim=(1, 2, 3)) > 150

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from nexus.data.images import ImageLimits, decode_image, image_header, open_image
+from nexus.data.images import ImageLimits, decode_image, image_header, open_image, read_header
 from nexus.errors import ImageError
 
 
@@ -303,3 +303,13 @@ def test_image_error_and_limits_travel(tmp_path):
     error = pickle.loads(pickle.dumps(ImageError("a", "b")))
     assert (error.name, error.reason) == ("a", "b")
     assert pickle.loads(pickle.dumps(ImageLimits(min_side=3))).min_side == 3
+
+
+def test_a_jpeg_of_very_many_scans_is_refused_before_it_is_decoded():
+    jpeg = encoded(Image.fromarray(noise()), "JPEG", progressive=True)
+    assert decoded(jpeg).shape == (20, 30, 3)
+    last_scan = jpeg[jpeg.rindex(b"\xff\xda") : -2]
+    bomb = jpeg[:-2] + 600 * last_scan + jpeg[-2:]
+    assert reason(bomb).startswith("JPEG of 6")
+    with pytest.raises(ImageError, match="scans, above 500"):
+        read_header(bomb, "x")

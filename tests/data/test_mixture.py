@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from nexus.data.datasets import MixtureDataset, open_dataset
 from nexus.data.order import MixtureOrder, Order, StepSampler
-from nexus.errors import DataError
+from nexus.data.replacing import first_usable
+from nexus.errors import DataError, ImageError
 from tests.data.making import tar
 
 SIZES = st.lists(st.integers(1, 12), min_size=1, max_size=4)
@@ -160,3 +161,23 @@ def test_wrong_weights(tmp_path, monkeypatch, spec, message):
     tar(tmp_path, range(4, 6), "b.tar")
     with pytest.raises(DataError, match=message):
         open_dataset(spec)
+
+
+def test_the_image_that_takes_anothers_place_is_of_its_source():
+    order = MixtureOrder([5, 7, 2], [0.5, 0.3, 0.2], 0)
+    bounds = [(0, 5), (5, 12), (12, 14)]
+    tried: list[int] = []
+
+    def use(index: int) -> int:
+        tried.append(index)
+        if len(tried) < 6:
+            raise ImageError("x", "no")
+        return index
+
+    for position in range(60):
+        begin, end = next((a, b) for a, b in bounds if a <= order[position] < b)
+        assert order.source(position) == (begin, end)
+        tried.clear()
+        first_usable(order, position, use)
+        assert len(tried) == 6
+        assert all(begin <= index < end for index in tried)

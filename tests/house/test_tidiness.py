@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -139,3 +141,11 @@ def test_what_the_package_ships_is_declared() -> None:
     shipped = {file for pattern in patterns for file in PACKAGE.glob(pattern)}
     others = {p for p in PACKAGE.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
     assert {p.relative_to(PACKAGE).as_posix() for p in others - shipped} == set()
+
+
+def test_every_benchmark_can_be_imported() -> None:
+    """Nobody runs them daily, so a name that moved would be noticed late."""
+    names = [path.stem for path in (ROOT / "benchmarks").glob("*.py")]
+    code = "import importlib\n" + "".join(f"importlib.import_module('benchmarks.{name}')\n" for name in names)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr

@@ -109,7 +109,7 @@ def test_gradient_equals_finite_differences(centering: str) -> None:
     slope = sum(float((p.grad * d).sum()) for p, d in zip(parameters, directions, strict=True))
     with torch.no_grad():
         numeric = float(loss_at(1e-8) - loss_at(-1e-8)) / 2e-8
-    assert slope == pytest.approx(numeric, rel=1e-5)
+    assert slope == pytest.approx(numeric, rel=3e-5)
 
 
 def test_every_trainable_parameter_gets_a_gradient_and_no_teacher_parameter() -> None:
@@ -252,7 +252,7 @@ def test_micro_batches_equal_the_large_batch(centering: str, separate: bool) -> 
     torch.testing.assert_close(model.center, centre)
     for name, parameter in model.named_parameters():
         if name in expected:
-            torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-6, atol=1e-10)
+            torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-6, atol=1e-9)
     alone = sum(model(batch, teacher_temp=0.05)[0].detach() for batch in halves) / 2
     assert abs(float(alone - loss.detach())) > 1e-4, "neighbours across micro-batches matter here"
 

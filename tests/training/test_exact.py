@@ -102,10 +102,10 @@ def test_killed_between_backbones_and_checkpoint(tmp_path, monkeypatch, victim):
     runs.run(whole)
     original = getattr(Saver, victim)
 
-    def dying(saver):
+    def dying(saver, *arguments):
         if saver.state.step == 6:
             raise Stopped
-        original(saver)
+        original(saver, *arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(Saver, victim, dying)

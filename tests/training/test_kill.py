@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from nexus.data.loading.pool import MAX_DEATHS
 from nexus.errors import RunError
 from tests.training import runs
 
@@ -96,17 +97,28 @@ def test_a_second_interrupt_stops_at_once(tmp_path):
     assert not list((tmp_path / "run").glob("checkpoints/*"))
 
 
-def test_a_dead_worker_ends_the_run_with_one_error_and_nothing_lost(tmp_path):
-    out, workers = tmp_path / "run", {"data__workers": 2, "data__engine": "cpu"}
-    with runs.start(out, schedule__steps=100_000, checkpoint__every=90_000, **workers) as child:
+def test_dead_workers_are_replaced_until_there_are_too_many_and_nothing_is_lost(tmp_path):
+    out = tmp_path / "run"
+    with runs.start(
+        out, schedule__steps=100_000, checkpoint__every=90_000, data__workers=2, data__engine="cpu"
+    ) as child:
         assert child.wait_for_steps(3)
-        workers = _children(child.process.pid)
-        assert len(workers) == 2
-        os.kill(workers[0], signal.SIGKILL)
+        killed: set[int] = set()
+        while len(killed) <= MAX_DEATHS and child.process.is_alive():
+            if fresh := [pid for pid in _children(child.process.pid) if pid not in killed]:
+                os.kill(fresh[0], signal.SIGKILL)
+                killed.add(fresh[0])
+            time.sleep(0.1)
         assert child.join(60) == 2
+        assert not any(_alive(pid) for pid in killed)
+    assert runs.log(out).count("it is replaced") == MAX_DEATHS
     assert "saved at step" in runs.log(out)
     step = int(next(out.glob("checkpoints/step_*")).name.removeprefix("step_"))
     assert runs.resume(out, schedule__steps=step + 1, data__workers=0).finished
+
+
+def _alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
 
 
 def _children(pid: int) -> list[int]:

@@ -20,8 +20,9 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from io import BufferedWriter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
+from nexus.data.alive import sign_of_life
 from nexus.data.datasets.cache import cache_folder, cache_limit, digest, keep_below, touch, write_at_once
 from nexus.errors import DataError
 
@@ -38,6 +39,7 @@ LONGEST_PAUSE = 10.0
 _CHUNK = 1 << 20
 _SLOWEST = 1000  # bytes per second on average: slower than this is a stall in disguise
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+_LOCK_PAUSE = 0.1  # seconds between two looks whether another process has finished its download
 _PRUNE_EVERY = 0.02  # of the cache's limit
 
 Beat = Callable[[], None]
@@ -111,6 +113,7 @@ def _retry(work: Callable[[], T]) -> T:
         if attempt:
             pause = min(PAUSE * 2 ** (attempt - 1), LONGEST_PAUSE)
             time.sleep(pause * random.uniform(0.75, 1.25))
+        sign_of_life()
         try:
             return work()
         except _Passing as error:
@@ -138,6 +141,7 @@ def _bounded(work: Callable[[Beat], T]) -> T:
             return value
         if kind == "failed":
             raise _judged(value)
+        sign_of_life()
 
 
 def _judged(error: BaseException) -> BaseException:
@@ -242,18 +246,28 @@ def _system(url: str) -> tuple[Any, str]:
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Let one process of this machine download a file while the others wait for it."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: a file may be downloaded twice
+    if os.name != "posix":  # Windows: a file may be downloaded twice
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(path.name + ".lock")
     with open(lock, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # let go by the system when its holder dies
+        while not _locked(file):  # let go by the system when its holder dies
+            sign_of_life()
+            time.sleep(_LOCK_PAUSE)
         yield
     with contextlib.suppress(OSError):
         lock.unlink()
+
+
+def _locked(file: IO[str]) -> bool:
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 _written = 0

@@ -14,7 +14,6 @@ from jaxtyping import Shaped
 
 from nexus.data.batch import Fault
 from nexus.data.datasets.address import Address
-from nexus.data.datasets.extras import optional
 from nexus.data.datasets.folder import describe, list_files
 from nexus.data.datasets.labels import Classes, Labels, folder_labels
 from nexus.data.datasets.names import Names
@@ -92,7 +91,9 @@ class _Video:
     """An open video and the frame that comes next."""
 
     def __init__(self, path: str, name: str) -> None:
-        self.cv2: Any = optional("cv2", "video", "reading videos")
+        import cv2  # takes a while, and most sources do not need it
+
+        self.cv2: Any = cv2
         open_file(path, name).close()  # the reason, where the file cannot be opened
         self.capture = self.cv2.VideoCapture(path)
         if not self.capture.isOpened():

@@ -24,6 +24,7 @@ from nexus.config import build
 from nexus.data.batch import Batch, Masks
 from nexus.data.masking import BlockMasker, MaskConfig
 from nexus.data.multicrop import MultiCropAugmentation
+from nexus.distributed import everyones_numbers
 from nexus.errors import ConfigError, unknown
 from nexus.losses import (
     Centering,
@@ -36,7 +37,7 @@ from nexus.losses import (
 )
 from nexus.models.ssl.base import BaseSSL
 from nexus.models.ssl.head import DINOv2Head
-from nexus.models.ssl.objective import Asked, ObjectiveConfig, Spread, sum_of_koleo
+from nexus.models.ssl.objective import Asked, ObjectiveConfig, Spread, koleo_and_slope, koleo_over_all
 from nexus.models.vision import ViTConfig, architecture, build_backbone
 
 __all__ = ["DINOv2", "DINOv2Head", "MultiCropAugmentation", "ObjectiveConfig"]
@@ -181,7 +182,15 @@ class DINOv2(BaseSSL):
         koleo: Sequence[Spread | None] = [None] * len(seen)
         if self.objective.koleo_weight > 0 and len(seen) > 1:
             koleo = self._spread(micro_batches)
-        return [Asked(temperature, *parts) for parts in zip(cls, patches, koleo, strict=True)]
+        shares = self._shares([len(batch.masks.index) for batch in micro_batches])
+        return [Asked(temperature, *parts) for parts in zip(cls, patches, shares, koleo, strict=True)]
+
+    @staticmethod
+    def _shares(counts: list[int]) -> list[float]:
+        """Each count as a multiple of the mean over all micro-batches of all processes."""
+        everyone = [count for counts in everyones_numbers(counts) for count in counts]
+        mean = sum(everyone) / len(everyone) or 1.0
+        return [count / mean for count in counts]
 
     def _teacher_sees(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Bottleneck features of CLS tokens and masked patches of the unmasked global crops."""
@@ -212,13 +221,10 @@ class DINOv2(BaseSSL):
             torch.manual_seed(seed)
             grid = batch.masks.grid if self.objective.ibot_weight > 0 else None
             looks.append(self.student_backbone.read(batch.global_crops, grid)[0].unflatten(0, (2, -1)))
-        crops = torch.cat(looks, dim=1).requires_grad_()
-        with torch.enable_grad():
-            loss = sum_of_koleo(crops)
-        (slope,) = torch.autograd.grad(loss, crops)
+        loss, slope = koleo_and_slope(torch.cat(looks, dim=1))
         parts = slope.split([batch.images for batch in micro_batches], dim=1)
         return [
-            Spread(seed, loss.detach(), len(seeds) * part.flatten(0, 1))
+            Spread(seed, loss, len(seeds) * part.flatten(0, 1))
             for seed, part in zip(seeds, parts, strict=True)
         ]
 
@@ -255,8 +261,10 @@ class DINOv2(BaseSSL):
             weight = batch.masks.weight * (want.ibot_weight / (2 * images))
             ibot = Term(patches.unsqueeze(0), asked.patches, [[1.0]], weight)
         loss, metrics = self._cross_entropies(dino, ibot)
+        if ibot is not None:
+            metrics["teacher/patch_entropy"] *= asked.patch_share
         if want.koleo_weight > 0:
-            spread = asked.koleo.loss_at(cls_global) if asked.koleo else sum_of_koleo(cls_global.chunk(2))
+            spread = asked.koleo.loss_at(cls_global) if asked.koleo else koleo_over_all(cls_global)
             loss = loss + want.koleo_weight * spread
             metrics["loss/koleo"] = want.koleo_weight * spread.detach()
         return loss, metrics | self._references(batch, asked, loss)

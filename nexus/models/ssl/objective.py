@@ -10,6 +10,7 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from nexus.config import Config, Share
+from nexus.distributed import all_gather, is_distributed, rank, world_size
 from nexus.losses import Targets, koleo_loss
 
 
@@ -63,6 +64,29 @@ class Spread:
         return self.loss + (product - product.detach())
 
 
+def koleo_and_slope(
+    crops: Float[Tensor, "crops batch dim"],
+) -> tuple[Float[Tensor, ""], Float[Tensor, "crops batch dim"]]:
+    """KoLeo of each crop by itself over the images of all processes, summed, and its gradient at `crops`.
+
+    The gradient is multiplied by the number of processes, over which gradients are averaged.
+    """
+    everyone = all_gather(crops.detach().transpose(0, 1)).requires_grad_()
+    with torch.enable_grad():
+        loss = sum_of_koleo(everyone.unbind(1))
+    (slope,) = torch.autograd.grad(loss, everyone)
+    mine = slope.chunk(world_size())[rank()].transpose(0, 1)
+    return loss.detach(), world_size() * mine
+
+
+def koleo_over_all(cls: Float[Tensor, "rows dim"]) -> Float[Tensor, ""]:
+    """KoLeo of the CLS features (crop-major) of two crops, among the images of all processes."""
+    if not is_distributed():
+        return sum_of_koleo(cls.chunk(2))
+    loss, slope = koleo_and_slope(cls.unflatten(0, (2, -1)))
+    return Spread(0, loss, slope.flatten(0, 1)).loss_at(cls)
+
+
 def sum_of_koleo(crops: Iterable[Float[Tensor, "batch dim"]]) -> Float[Tensor, ""]:
     """KoLeo of each crop by itself, summed."""
     return torch.stack([koleo_loss(crop) for crop in crops]).sum()
@@ -77,5 +101,7 @@ class Asked:
     """One row for each global crop, crop-major."""
     patches: Targets | None
     """One row for each masked patch; none where iBOT is off."""
+    patch_share: float = 1.0
+    """Masked patches here, as a multiple of their mean over all micro-batches of all processes."""
     koleo: Spread | None = None
     """Only where a step has several micro-batches."""
