@@ -23,7 +23,7 @@ from nexus.data.masking import BlockMasker, MaskConfig
 from nexus.data.multicrop import MultiCropAugmentation
 from nexus.data.order import CROPS as CROP_STREAM
 from nexus.data.order import Order, StepSampler, uniforms
-from nexus.data.picture import ArrayPicture, Picture
+from nexus.data.picture import ArrayPicture, Look, Picture
 from nexus.data.replacing import UnusableData
 from nexus.errors import ImageError
 
@@ -148,7 +148,7 @@ class Deep(ImageDataset):
 
     def picture(self, i: int) -> Picture:
         rng = np.random.default_rng(i)
-        return ArrayPicture(rng.random((40, 40, 4 if i == 5 else 6)), self.name(i), channels="native")
+        return ArrayPicture(rng.random((40, 40, 4 if i == 5 else 6)), self.name(i), look=Look("native"))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
