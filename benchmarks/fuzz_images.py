@@ -15,7 +15,6 @@ import time
 import numpy as np
 from PIL import Image
 
-from nexus.data.crops.config import CropConfig
 from nexus.data.crops.parameters import UNIFORMS
 from nexus.data.images import ImageLimits, decode_image
 from nexus.data.jpeg import fast_pixels
@@ -97,7 +96,7 @@ def attempt(data: bytes, augmentation: MultiCropAugmentation, uniforms: np.ndarr
 
 def fuzz(count: int, seed: int = 0) -> dict[str, float]:
     """Try `count` damaged images: how many could be used, the slowest in seconds, growth of memory in MiB."""
-    augmentation = MultiCropAugmentation(CropConfig(global_size=16, local_size=16, local_number=2))
+    augmentation = MultiCropAugmentation(global_size=16, local_size=16, local_crops_number=2)
     files, usable, slowest, began = originals(), 0, 0.0, 0.0
     for number in range(count):
         if number == count // 4:  # after the allocator has settled

@@ -98,11 +98,14 @@ class Child:
         return self.process.exitcode
 
 
-def start(out: Path, data: str | Path = DATA, workers: str = "fork", **settings: Any) -> Child:
+def start(
+    out: Path, data: str | Path = DATA, workers: str = "fork", step_seconds: float = 0.0, **settings: Any
+) -> Child:
     """A child that begins a run; `workers` says how it starts its loader processes."""
     values = {**SETTINGS, **dotted(settings)}
     arguments = ["--recipe", "smoke", "--data", str(data), "--out", str(out)]
-    return Child("train", *arguments, *(f"{k}={v}" for k, v in values.items()), workers=workers)
+    assignments = (f"{k}={v}" for k, v in values.items())
+    return Child("train", *arguments, *assignments, workers=workers, step_seconds=step_seconds)
 
 
 def _main(beats: Connection, arguments: tuple[str, ...], workers: str, step_seconds: float) -> None:

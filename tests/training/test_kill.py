@@ -87,11 +87,10 @@ def test_a_signal_saves_first_then_the_run_goes_on(tmp_path, number, workers):
 
 
 def test_a_second_interrupt_stops_at_once(tmp_path):
-    data = "synthetic:n=400,size=32"
-    with runs.start(tmp_path / "run", data, schedule__batch_size=400) as child:
+    with runs.start(tmp_path / "run", step_seconds=20) as child:
         assert child.wait_for_steps(1)
         child.signal(signal.SIGINT)
-        time.sleep(0.2)  # the step takes much longer
+        time.sleep(0.2)
         child.signal(signal.SIGINT)
         assert child.join(30) == 130
     assert not list((tmp_path / "run").glob("checkpoints/*"))
