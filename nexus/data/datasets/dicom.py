@@ -15,10 +15,11 @@ from jaxtyping import Shaped
 from nexus.data.batch import Fault
 from nexus.data.datasets.address import Address
 from nexus.data.datasets.extras import optional
-from nexus.data.datasets.folder import describe, list_files
+from nexus.data.datasets.folder import describe
 from nexus.data.datasets.labels import Classes, Labels, folder_labels
 from nexus.data.datasets.names import Names
 from nexus.data.datasets.pixels import PixelDataset, Reading
+from nexus.data.datasets.searching import files_of_frames
 from nexus.data.datasets.source import Source, whole
 from nexus.data.images import ImageLimits, open_file
 from nexus.data.picture import ValueRange
@@ -150,26 +151,11 @@ def dicom_source(address: Address) -> Source:
 
 
 def _open(path: Path, window: tuple[float, float] | None, limits: ImageLimits) -> DicomDataset:
-    if path.is_dir():
-        found = list_files(path, DICOM_ENDINGS)
-        root, names, faults = path, found.images, list(found.faults)
-    else:
-        root, names, faults = path.parent, [path.name], []
-    kept: list[str] = []
-    frames: list[int] = []
-    for name in names:
-        try:
-            frames.append(_frames(root / name, name))
-            kept.append(name)
-        except ImageError as error:
-            faults.append(Fault(error.name, error.reason))
-    if not kept:
-        reason = f": {faults[0].name}: {faults[0].reason}" if faults else ""
-        raise DataError(f"no readable DICOM in {path}{reason}")
+    root, kept, frames, faults = files_of_frames(path, DICOM_ENDINGS, _frames, "DICOM")
     labels, classes = folder_labels(kept)
     labels = None if labels is None else np.repeat(labels, frames)
     description = describe(f"DICOM {path}, {len(kept):,} files", sum(frames), labels)
-    return DicomDataset(root, kept, frames, window, description, limits, labels, classes, tuple(faults))
+    return DicomDataset(root, kept, frames, window, description, limits, labels, classes, faults)
 
 
 def _frames(path: Path, name: str) -> int:

@@ -3,13 +3,15 @@
 import os
 import time
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from nexus.data.batch import Fault
 from nexus.data.datasets.names import extension
 from nexus.data.images import file_fault
+from nexus.errors import DataError, ImageError
 
 
 @dataclass
@@ -94,3 +96,38 @@ def is_folder(path: Path) -> bool:
         return path.is_dir()
     except OSError:
         return False
+
+
+class FrameFiles(NamedTuple):
+    """Files that hold several images each, and the ones of them that cannot be read."""
+
+    root: Path
+    names: list[str]
+    frames: list[int]
+    faults: tuple[Fault, ...]
+
+
+def files_of_frames(
+    path: Path, endings: Set[str], count: Callable[[Path, str], int], kind: str
+) -> FrameFiles:
+    """A file, or all below a folder, with `count(path, name)` images each; a `DataError` if none is readable.
+
+    `count` raises `ImageError`, which makes its file a fault.
+    """
+    if path.is_dir():
+        found = list_files(path, endings)
+        root, names, faults = path, found.images, list(found.faults)
+    else:
+        root, names, faults = path.parent, [path.name], []
+    kept: list[str] = []
+    frames: list[int] = []
+    for name in names:
+        try:
+            frames.append(count(root / name, name))
+            kept.append(name)
+        except ImageError as error:
+            faults.append(Fault(error.name, error.reason))
+    if not kept:
+        reason = f": {faults[0].name}: {faults[0].reason}" if faults else ""
+        raise DataError(f"no readable {kind} in {path}{reason}")
+    return FrameFiles(root, kept, frames, tuple(faults))

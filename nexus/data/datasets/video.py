@@ -14,10 +14,11 @@ from jaxtyping import Shaped
 
 from nexus.data.batch import Fault
 from nexus.data.datasets.address import Address
-from nexus.data.datasets.folder import describe, list_files
+from nexus.data.datasets.folder import describe
 from nexus.data.datasets.labels import Classes, Labels, folder_labels
 from nexus.data.datasets.names import Names
 from nexus.data.datasets.pixels import PixelDataset
+from nexus.data.datasets.searching import files_of_frames
 from nexus.data.datasets.source import Source, whole
 from nexus.data.images import ImageLimits, open_file
 from nexus.errors import DataError, ImageError
@@ -126,27 +127,15 @@ def video_source(address: Address) -> Source:
 
 
 def _open(path: Path, every: int, limits: ImageLimits) -> VideoDataset:
-    if path.is_dir():
-        found = list_files(path, VIDEO_ENDINGS)
-        root, names, faults = path, found.images, list(found.faults)
-    else:
-        root, names, faults = path.parent, [path.name], []
-    kept: list[str] = []
-    frames: list[int] = []
-    for name in names:
-        try:
-            count = _Video(str(root / name), name).frames()
-            if count < 1:
-                raise ImageError(name, "a video without frames, or of unknown length")
-            kept.append(name)
-            frames.append(-(-count // every))
-        except ImageError as error:
-            faults.append(Fault(error.name, error.reason))
-    if not kept:
-        reason = f": {faults[0].name}: {faults[0].reason}" if faults else ""
-        raise DataError(f"no readable video in {path}{reason}")
+    def count(file: Path, name: str) -> int:
+        frames = _Video(str(file), name).frames()
+        if frames < 1:
+            raise ImageError(name, "a video without frames, or of unknown length")
+        return -(-frames // every)
+
+    root, kept, frames, faults = files_of_frames(path, VIDEO_ENDINGS, count, "video")
     labels, classes = folder_labels(kept)
     labels = None if labels is None else np.repeat(labels, frames)
     what = f"video {path}" if len(kept) == 1 else f"{len(kept):,} videos in {path}"
     description = describe(what + (f", one frame of {every}" if every > 1 else ""), sum(frames), labels)
-    return VideoDataset(root, kept, frames, every, description, limits, labels, classes, tuple(faults))
+    return VideoDataset(root, kept, frames, every, description, limits, labels, classes, faults)
