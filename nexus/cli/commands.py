@@ -222,14 +222,24 @@ def _whole_number(word: str, option: str) -> int:
 def evaluate(
     data: Data,
     model: Model,
-    task: Annotated[str, _option("knn,linear (default), knn, linear", group=WHAT, metavar="NAMES")] = (
-        "knn,linear"
-    ),
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="task.key=value",
+            help="setting of a task, as in linear.epochs=5",
+            rich_help_panel=LENGTH,
+            show_default=False,
+        ),
+    ] = None,
+    task: Annotated[
+        str, _option("such as knn,linear (default); docs/evaluation.md", group=WHAT, metavar="NAMES")
+    ] = "knn,linear",
     encoder: Encoder = "teacher",
     size: Size = None,
     limit: Annotated[
         int | None, _option("most images of each split", group=WHAT, metavar="N", least=1)
     ] = None,
+    seeds: Annotated[int, _option("trainings of each probe (1)", group=LENGTH, metavar="N", least=1)] = 1,
     device: Device = "auto",
     precision: Precision = "fp32",
     batch_size: BatchSize = 64,
@@ -256,6 +266,8 @@ def evaluate(
             overwrite=overwrite or out is None,
             encoder=choose(encoder, _ENCODERS, "encoder"),
             limit=limit,
+            seeds=seeds,
+            overrides=overrides or [],
             size=size,
             device=device,
             precision=precision,

@@ -1,5 +1,6 @@
 """What the commands print: tables, summaries, progress bars. Nothing else in nexus prints."""
 
+import functools
 import json
 import shlex
 import sys
@@ -82,21 +83,29 @@ def embed_summary(written: "Written") -> None:
 def eval_table(result: dict[str, Any], place: Path | None = None) -> None:
     """One row a model (or baseline) and task, with its interval and the chance level, and the file."""
     table = Table(title=f"{result['model']} on {result['data']}")
-    for column in ("features", "task", "top-1 %", "95 % interval", "images", "chance %"):
-        table.add_column(column, justify="left" if column in ("features", "task") else "right")
+    for column in ("features", "task", "metric", "value", "95 % interval", "images", "chance"):
+        table.add_column(column, justify="left" if column in ("features", "task", "metric") else "right")
     for row in result["table"]:
         low, high = row["interval"]
+        number = functools.partial(_number, unit=row["unit"])
+        spread = f" ± {number(row['seeds_std'])}" if "seeds_std" in row else ""
         table.add_row(
             row["features"],
             row["task"],
-            f"{100 * row['top1']:.1f}",
-            f"{100 * low:.1f} – {100 * high:.1f}",
-            str(row["samples"]),
-            f"{100 * row['chance']:.1f}",
+            row["metric"] + ("" if row["higher_is_better"] else " ↓"),
+            f"{number(row['value'])}{spread} {row['unit']}".rstrip(),
+            f"{number(low)} – {number(high)}",
+            f"{row['samples']:,}",
+            "" if row["chance"] is None else number(row["chance"]),
         )
     _console().print(table)
     if place is not None:
         _console().print(f"written to {place if place.suffix == '.json' else place / 'eval.json'}")
+
+
+def _number(value: float, unit: str) -> str:
+    """A share times 100 with one digit, anything else with three."""
+    return f"{100 * value:.1f}" if unit == "%" else f"{value:.3f}"
 
 
 def conversion(result: "Conversion") -> None:

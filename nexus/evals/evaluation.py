@@ -1,118 +1,140 @@
-"""`nexus.evaluate`: features once per split, every task on them, and raw pixels to compare with."""
+"""`nexus.evaluate`: every task on one backbone, and on raw pixels to compare with."""
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from nexus.checkpoint import make_folder, write_atomic
+from nexus.config import Config
 from nexus.embedding import Encoder, load_backbone
-from nexus.errors import ConfigError, RunError, choose
-from nexus.evals.knn import KNNConfig, evaluate_knn
-from nexus.evals.linear import LinearConfig, evaluate_linear
-from nexus.evals.splits import labelled_splits
-from nexus.features import Backbone, Features, Progress, extract, make_view, pick_device, raw_pixels
+from nexus.errors import ConfigError, RunError
+from nexus.evals.context import EvalContext, Spec
+from nexus.evals.registry import TASKS, task_configs, task_named, task_names
+from nexus.evals.results import Entry, entry, rows
+from nexus.evals.task import TaskResult
+from nexus.features import Progress, View, eval_mode, make_view, pick_device, place_on
 
-Result = dict[str, Any]
-Task = Callable[..., Result]
+Model = str | Path | nn.Module
 
-EVALS: dict[str, Task] = {"knn": evaluate_knn, "linear": evaluate_linear}
-"""Every evaluation by its name: `task(train, test, config, device=...)` on frozen features."""
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be evaluated, checked: tasks with their settings, and how images are shown."""
+
+    tasks: Mapping[str, Config]
+    view: View
+    data: Spec
+    limit: int | None = None
+    seeds: int = 1
+
+    def context(self, backbone: Any, progress: Progress | None = None) -> EvalContext:
+        """The context of a backbone, which is moved to the device."""
+        device = pick_device(self.view.device or "cpu")
+        place_on(backbone, device)
+        return EvalContext(
+            backbone=backbone,
+            data=self.data,
+            view=self.view,
+            device=device,
+            limit=self.limit,
+            seeds=self.seeds,
+            layers=max(task_named(name).layers(config) for name, config in self.tasks.items()),
+            progress=progress,
+        )
+
+    def run(self, context: EvalContext) -> dict[str, TaskResult]:
+        """What each task finds."""
+        with eval_mode(context.backbone):
+            return {name: task_named(name).run(context, config) for name, config in self.tasks.items()}
+
+
+def plan(
+    data: Spec,
+    tasks: str | Sequence[str],
+    *,
+    limit: int | None = None,
+    seeds: int = 1,
+    overrides: Iterable[str] | Mapping[str, Any] = (),
+    **settings: Any,
+) -> Plan:
+    """Check everything that can be checked without a look at model and data; `settings` as in `evaluate`."""
+    names = task_names(tasks)
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit={limit} leaves no image; use 1 or more, or leave it out")
+    if seeds < 1:
+        raise ConfigError(f"seeds={seeds} trains nothing; use 1 or more")
+    given = {name: settings.pop(name) for name in list(settings) if name in TASKS}
+    view = make_view(None, {"device": "auto", **settings})
+    return Plan(task_configs(names, given, overrides), view, data, limit, seeds)
 
 
 def evaluate(
-    data: str | Path | Sequence[str | Path],
-    model: str | Path | nn.Module,
+    data: Spec,
+    model: Model,
     tasks: str | Sequence[str] = ("knn", "linear"),
     *,
     out: str | Path | None = None,
     overwrite: bool = False,
     encoder: Encoder = "teacher",
     limit: int | None = None,
+    seeds: int = 1,
     baseline: bool = True,
-    knn: KNNConfig | None = None,
-    linear: LinearConfig | None = None,
+    overrides: Iterable[str] | Mapping[str, Any] = (),
     progress: Progress | None = None,
     **settings: Any,
-) -> Result:
-    """How good the frozen features of `model` are on the labelled images `data`.
+) -> Entry:
+    """How good the frozen features of `model` are for `tasks` on `data`.
 
     The result can be written as JSON: `model`, `data`, `split` (a sentence), `size`, `unreadable`, one entry
-    per task, with `baseline` the same on raw 32 × 32 pixels, and `table`: one row per features and task.
+    per task, with `baseline` the same on raw pixels, and `table`: one row per features and task.
     `tasks` are names, or one text with commas. `out` is a `.json` file, or a folder that gets `eval.json`.
-    `limit` caps the images of either side.
-    `settings` are fields of `nexus.features.View` (`size`, `batch_size`, `device`, `precision`, ...).
-    Raises `ConfigError` for an unknown task, `DataError` without labels, `RunError` if the file exists.
+    `limit` caps the images of either side. `seeds` is how often whatever is trained is trained.
+
+    `settings` are those of the tasks, by task (`linear=LinearConfig(...)`, or a mapping), and the fields of
+    `nexus.features.View` (`size`, `batch_size`, `device`, `precision`, ...). `overrides` are laid over them:
+    `["linear.epochs=5"]`, or a mapping.
+
+    Raises `ConfigError` for an unknown task or setting, `DataError` without labels, `RunError` if the file
+    exists.
     """
-    tasks = [name.strip() for name in tasks.split(",") if name.strip()] if isinstance(tasks, str) else tasks
-    for task in tasks:
-        choose(task, EVALS, "task")
-    if not tasks:
-        raise ConfigError(f"tasks is empty, so there is nothing to evaluate; known: {', '.join(EVALS)}")
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit={limit} leaves no image; use 1 or more, or leave it out")
+    todo = plan(data, tasks, limit=limit, seeds=seeds, overrides=overrides, **settings)
     file = None if out is None else _free(Path(out), overwrite)
-    view = make_view(None, {"device": "auto", **settings})
-    knn, linear = knn or KNNConfig(), linear or LinearConfig()
-    configs = {"knn": knn, "linear": linear}
-    train_set, test_set, sentence = labelled_splits(data, limit)
-    backbone: Backbone = load_backbone(model, encoder)
-    layers = max(linear.n_last_blocks) if "linear" in tasks else 1
+    context = todo.context(load_backbone(model, encoder), progress)
     if file is not None:
         make_folder(file.parent)  # before the long work
-
-    def features(dataset: Any, mirrored: bool = False) -> Features:
-        return extract(backbone, dataset, view, layers=layers, flip=mirrored, progress=progress)
-
-    train, test = features(train_set), features(test_set)
-    mirror = features(train_set, mirrored=True) if linear.flip and "linear" in tasks else None
-    device = pick_device(view.device or "cpu")
-    result: Result = {
+    found = todo.run(context)
+    entries = {name: entry(result) for name, result in found.items()}
+    height, width = context.size
+    result: Entry = {
         "model": model.__class__.__name__ if isinstance(model, nn.Module) else str(model),
         "data": str(data),
-        "split": sentence,
-        "size": train.size,
-        "unreadable": [fault.name for fault in (*train.faults, *test.faults)],
-        **_scores(tasks, train, test, mirror, configs, device),
+        "split": next(iter(found.values())).split,
+        "size": height if height == width else 0,
+        "unreadable": list(dict.fromkeys(name for one in found.values() for name in one.unreadable)),
+        **entries,
     }
+    sources = {"model": entries}
     if baseline:
-        raw_train, raw_test = (
-            raw_pixels(part, workers=view.workers, like=backbone) for part in (train_set, test_set)
-        )
-        result["baseline"] = _scores(tasks, raw_train, raw_test, None, configs, device)
-    result["table"] = _table(result, tasks)
+        raw = todo.run(context.on_pixels())
+        result["baseline"] = sources["raw pixels"] = {name: entry(one) for name, one in raw.items()}
+    result["table"] = table(sources)
     if file is not None:
         write_atomic(file, json.dumps(result, indent=1) + "\n")
     return result
 
 
-def _scores(
-    tasks: Sequence[str],
-    train: Features,
-    test: Features,
-    mirror: Features | None,
-    configs: dict[str, Any],
-    device: torch.device,
-) -> Result:
-    scores = {}
-    for task in tasks:
-        extra = {"flipped": mirror} if task == "linear" else {}
-        scores[task] = EVALS[task](train, test, configs[task], device=device, **extra)
-    return scores
-
-
-def _table(result: Result, tasks: Sequence[str]) -> list[Result]:
-    """The rows that the command line prints."""
-    sources = {"model": result} | ({"raw pixels": result["baseline"]} if "baseline" in result else {})
-    keys = ("top1", "interval", "samples", "chance")
+def table(sources: Mapping[str, Mapping[str, Entry]]) -> list[Entry]:
+    """The rows that the command line prints, from entries by source and task."""
+    names = next(iter(sources.values()))
     return [
-        {"features": name, "task": task, **{key: scores[task][key] for key in keys}}
-        for task in tasks
-        for name, scores in sources.items()
+        row
+        for name in names
+        for row in rows(name, {source: found[name] for source, found in sources.items()})
     ]
 
 

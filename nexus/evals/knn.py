@@ -12,6 +12,7 @@ a class without a single vote is not counted as a top-5 guess.
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 import torch
@@ -21,7 +22,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nexus.config import Config
-from nexus.evals.metrics import count_classes, labelled, rank_of_truth, summary
+from nexus.evals.context import EvalContext
+from nexus.evals.metrics import classification, count_classes, labelled, rank_of_truth
+from nexus.evals.results import entry
+from nexus.evals.task import Task, TaskResult
 from nexus.features import Features
 
 log = logging.getLogger(__name__)
@@ -94,7 +98,23 @@ def evaluate_knn(
     top-1 and top-5 for every k (`top5` is null with five classes or fewer). Images without a label are left
     out. Few-shot (`n_per_class`) averages over `tries` draws and adds `std`, that of the headline over them.
     """
-    config = config or KNNConfig()
+    return entry(knn_result(train, test, config or KNNConfig(), device))
+
+
+def run(context: EvalContext, config: KNNConfig) -> TaskResult:
+    """k-NN on the labelled images of a context."""
+    train, test, split = context.labelled()
+    features = context.features(train), context.features(test)
+    return replace(knn_result(*features, config, context.device), split=split)
+
+
+TASK = Task("knn", "k-NN on CLS, nothing is trained", KNNConfig, run)
+
+
+def knn_result(
+    train: Features, test: Features, config: KNNConfig, device: torch.device | str = "cpu"
+) -> TaskResult:
+    """What `evaluate_knn` says, before it is made into an entry."""
     train, test = labelled(train, "training"), labelled(test, "test")
     assert train.labels is not None
     banks = _draws(train.labels, config)
@@ -104,21 +124,20 @@ def evaluate_knn(
     headline = min(sizes, key=lambda k: (abs(k - HEADLINE_K), k))
     tries = [_hits(train.rows(rows), test, sizes, config, device) for rows in banks]
     mean = {k: torch.stack([hits[k] for hits in tries]).mean(0) for k in sizes}
-    result = {
-        **summary(mean[headline][0], train, test, config.seed),
+    details: dict[str, Any] = {
         "headline_k": headline,
         "k": {str(k): _shares(hits, count_classes(train, test)) for k, hits in mean.items()},
         "temperature": config.temperature,
     }
     if config.n_per_class is not None:
         each = torch.tensor([float(hits[headline][0].mean()) for hits in tries])
-        result |= {
+        details |= {
             "n_per_class": config.n_per_class,
             "tries": config.tries,
             "std": float(each.std(correction=0)),
             "train_samples": len(banks[0]),
         }
-    return result
+    return classification(mean[headline][0], train, test, details, config.seed)
 
 
 def _hits(

@@ -15,7 +15,7 @@ What differs from the official protocol, and why:
 
 import logging
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
 import torch
@@ -26,8 +26,11 @@ from torch.nn import functional as F
 
 from nexus.config import Config
 from nexus.errors import DataError
-from nexus.evals.metrics import count_classes, labelled, rank_of_truth, summary
+from nexus.evals.context import EvalContext
+from nexus.evals.metrics import classification, count_classes, labelled, rank_of_truth
+from nexus.evals.results import entry
 from nexus.evals.splits import stratified
+from nexus.evals.task import Task, TaskResult, over_seeds
 from nexus.features import Features
 from nexus.schedules import cosine
 
@@ -163,7 +166,43 @@ def evaluate_linear(
     out. The result has the chosen `setting`, its `held_out_top1`, and the held-out accuracy of the whole
     `grid`. Raises `DataError` where nothing can be held out or there is only one class.
     """
-    config, device = config or LinearConfig(), torch.device(device)
+    return entry(linear_result(train, test, config or LinearConfig(), flipped=flipped, device=device))
+
+
+def run(context: EvalContext, config: LinearConfig) -> TaskResult:
+    """The linear probe on the labelled images of a context, trained with each of its seeds."""
+    train, test, split = context.labelled()
+    layers = max(config.n_last_blocks)
+    learned, tested = (context.features(part, layers=layers) for part in (train, test))
+    mirror = context.features(train, layers=layers, flip=True) if config.flip else None
+    results = [
+        linear_result(
+            learned, tested, config.model_copy(update={"seed": seed}), flipped=mirror, device=context.device
+        )
+        for seed in context.training_seeds(config.seed)
+    ]
+    return replace(over_seeds(results), split=split)
+
+
+TASK = Task(
+    "linear",
+    "the best of a grid of linear probes",
+    LinearConfig,
+    run,
+    layers=lambda config: max(config.n_last_blocks),
+)
+
+
+def linear_result(
+    train: Features,
+    test: Features,
+    config: LinearConfig,
+    *,
+    flipped: Features | None = None,
+    device: torch.device | str = "cpu",
+) -> TaskResult:
+    """What `evaluate_linear` says, before it is made into an entry."""
+    device = torch.device(device)
     assert flipped is None or flipped.names == train.names
     tables = tuple(labelled(table, "training") for table in (train, flipped) if table is not None)
     train, test = tables[0], labelled(test, "test")
@@ -179,8 +218,7 @@ def evaluate_linear(
     choice = (best.n_last_blocks, best.avgpool)
     probes = train_probes(tables, everything, *choice, (best.learning_rate,), config, classes, device)
     rank, _ = _ranks(probes, test, torch.arange(len(test)), *choice, device)
-    return {
-        **summary((rank[0] < 1).float(), train, test, config.seed),
+    details = {
         "top5": float((rank[0] < 5).double().mean()) if classes > 5 else None,
         "setting": asdict(best),
         "held_out_top1": accuracy,
@@ -188,6 +226,7 @@ def evaluate_linear(
         "steps": config.steps(len(train) * len(tables)),
         "grid": [{**asdict(setting), "held_out_top1": top1} for setting, (top1, _) in grid.items()],
     }
+    return classification((rank[0] < 1).float(), train, test, details, config.seed)
 
 
 def _grid_accuracy(

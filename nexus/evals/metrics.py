@@ -1,5 +1,6 @@
-"""What every classification reports: hits, top-k, a bootstrap interval, and what guessing would give."""
+"""What every classification reports: hits, top-k, and what guessing would give."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -7,10 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nexus.errors import DataError
+from nexus.evals.bootstrap import bootstrap_scores, percentile_interval
+from nexus.evals.task import TaskResult, mean_score
 from nexus.features import Features
-
-RESAMPLES = 1000
-CONFIDENCE = 0.95
 
 
 def rank_of_truth(
@@ -30,13 +30,7 @@ def rank_of_truth(
 
 def bootstrap_interval(correct: Float[Tensor, " samples"], seed: int = 0) -> list[float]:
     """The 95 % percentile interval of the mean of `correct`, from 1,000 seeded resamples of the images."""
-    generator = torch.Generator().manual_seed(seed)
-    correct = correct.double().cpu()
-    count = len(correct)
-    means = [correct[torch.randint(count, (count,), generator=generator)].mean() for _ in range(RESAMPLES)]
-    tail = (1 - CONFIDENCE) / 2
-    low, high = torch.stack(means).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64))
-    return [float(low), float(high)]
+    return percentile_interval(bootstrap_scores(mean_score(correct), len(correct), seed=seed))
 
 
 def guessing(train_labels: Int[Tensor, " samples"], test_labels: Int[Tensor, " others"]) -> dict[str, float]:
@@ -66,17 +60,35 @@ def count_classes(train: Features, test: Features) -> int:
     return int(torch.cat([train.labels, test.labels]).max()) + 1
 
 
-def summary(
-    correct: Float[Tensor, " samples"], train: Features, test: Features, seed: int = 0
-) -> dict[str, Any]:
-    """The entries that all classifications share: headline, interval, counts, guessing."""
+def classification(
+    correct: Float[Tensor, " samples"],
+    train: Features,
+    test: Features,
+    details: Mapping[str, Any],
+    seed: int = 0,
+) -> TaskResult:
+    """The result of a classification: top-1 of `correct` (0 or 1 a test image), counts, guessing, `details`.
+
+    `seed` is that of the bootstrap.
+    """
     assert train.labels is not None
     assert test.labels is not None
-    return {
-        "top1": float(correct.double().mean()),
-        "interval": bootstrap_interval(correct, seed),
-        "samples": len(test),
-        "train_samples": len(train),
-        "classes": count_classes(train, test),
-        **guessing(train.labels, test.labels),
-    }
+    top1 = float(correct.double().mean())
+    guesses = guessing(train.labels, test.labels)
+    return TaskResult(
+        metric="top1",
+        value=top1,
+        names=test.names,
+        score=mean_score(correct),
+        chance=guesses["chance"],
+        chance_means=f"one of {len(train.labels.unique()):,} classes",
+        unreadable=tuple(fault.name for fault in (*train.faults, *test.faults)),
+        details={
+            "top1": top1,
+            "train_samples": len(train),
+            "classes": count_classes(train, test),
+            "majority": guesses["majority"],
+            **details,
+        },
+        bootstrap_seed=seed,
+    )
