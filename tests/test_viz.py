@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from sklearn.decomposition import PCA
 
+from nexus.drawing.images import colors_to_image, data_uri, figure_uri, square, thumbnail, to_image
+from nexus.drawing.tiles import PAPER, RIGHT, WRONG
 from nexus.errors import ConfigError, RunError
 from nexus.viz import (
     Neighbors,
@@ -23,8 +25,6 @@ from nexus.viz import (
     read_metrics,
 )
 from nexus.viz.curves import LOSS_PANELS, RUN_PANELS, panel_figure, present
-from nexus.viz.images import colors_to_image, data_uri, figure_uri, square, thumbnail, to_image
-from nexus.viz.neighbors import PAPER, RIGHT, WRONG
 
 ROWS, COLS, DIM = 6, 8, 16
 

@@ -15,11 +15,11 @@ from nexus.data.masking import BlockMasker
 from nexus.data.multicrop import MultiCropAugmentation
 from nexus.demo.report import PcaExample, Sheet
 from nexus.demo.source import Mosaic, demo_data, mosaic, whole_photo
+from nexus.drawing.images import colors_to_image
 from nexus.features import View, extract, iterate
 from nexus.models.vision import VisionTransformer
 from nexus.training import TrainConfig
 from nexus.viz import Neighbors, Tile, fit_basis, nearest
-from nexus.viz.images import colors_to_image
 
 SHEET_PHOTOS = ("butterfly", "abbey")
 PCA_PHOTOS = ("stones", "daisy", "offices")

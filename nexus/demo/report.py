@@ -5,7 +5,6 @@ evidence: accuracies with intervals, patch-PCA and nearest neighbours before and
 about: loss curves, crops with their masks.
 """
 
-import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,8 @@ from typing import Any
 
 from PIL import Image
 
-from nexus.demo.report_style import CSS
+from nexus.drawing.images import data_uri, figure_uri, square, thumbnail
+from nexus.drawing.page import document, escaped, percent, section
 from nexus.viz.curves import (
     DARK,
     LIGHT,
@@ -24,7 +24,6 @@ from nexus.viz.curves import (
     panel_figure,
     present,
 )
-from nexus.viz.images import data_uri, figure_uri, square, thumbnail
 from nexus.viz.neighbors import Neighbors, Tile, is_right
 
 SCORES = """
@@ -132,7 +131,7 @@ class ReportContent:
 def verdict(content: ReportContent) -> str:
     """One sentence: the last row's k-NN accuracy against untrained and raw pixels, noise admitted."""
     last = content.rows[-1]
-    opening = f"The {last.name}’s k-NN is {_percent(last.knn.value)}"
+    opening = f"The {last.name}’s k-NN is {percent(last.knn.value)}"
     others = {row.name: row for row in content.rows[:-1]}
     compared = [others[name] for name in (content.untrained, content.raw) if name in others]
     if not compared:
@@ -179,21 +178,17 @@ def render(content: ReportContent) -> str:
         _go_on(content),
     )
     body = "\n".join(part for part in sections if part)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_text(content.title)}</title>\n<style>{CSS}</style>\n</head>\n"
-        f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
-    )
+    return document(content.title, body)
 
 
 def _header(content: ReportContent) -> str:
     facts = "".join(
-        f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>" for name, value in content.facts.items()
+        f"<div><dt>{escaped(name)}</dt><dd>{escaped(value)}</dd></div>"
+        for name, value in content.facts.items()
     )
     return (
-        f'<header>\n<h1>{_text(content.title)}</h1>\n<p class="verdict">{_text(verdict(content))}</p>\n'
-        f'<p class="lead">{_text(content.lead)}</p>\n'
+        f'<header>\n<h1>{escaped(content.title)}</h1>\n<p class="verdict">{escaped(verdict(content))}</p>\n'
+        f'<p class="lead">{escaped(content.lead)}</p>\n'
         + (f'<dl class="facts">{facts}</dl>\n' if facts else "")
         + "</header>"
     )
@@ -212,9 +207,9 @@ def _scores(content: ReportContent) -> str:
     foot = (
         '<p class="footnote">Bars show k-NN from 0 to 100\u202f%, whiskers its 95\u202f% interval over '
         f'{total:,} test images; the <span class="key-chance">dashed line</span> is chance, '
-        f"{_percent(1 / content.classes)}.</p>"
+        f"{percent(1 / content.classes)}.</p>"
     )
-    return _section("Are the features better?", SCORES, table + foot)
+    return section("Are the features better?", SCORES, table + foot)
 
 
 def _score_line(row: ScoreRow, content: ReportContent, best: bool) -> str:
@@ -225,9 +220,9 @@ def _score_line(row: ScoreRow, content: ReportContent, best: bool) -> str:
         f'<i class="chance" style="left:{chance:.2f}%"></i>'
         f'<i class="interval" style="left:{100 * low:.2f}%;width:{100 * (high - low):.2f}%"></i>'
     )
-    note = f"<small>{_text(row.note)}</small>" if row.note else ""
+    note = f"<small>{escaped(row.note)}</small>" if row.note else ""
     cells = (
-        f'<th scope="row">{_text(row.name[:1].upper() + row.name[1:])}{note}</th>'
+        f'<th scope="row">{escaped(row.name[:1].upper() + row.name[1:])}{note}</th>'
         + _number("k-NN", row.knn)
         + f'<td class="plot"><div class="track">{track}</div></td>'
     )
@@ -241,7 +236,7 @@ def _score_line(row: ScoreRow, content: ReportContent, best: bool) -> str:
 def _number(name: str, score: Score) -> str:
     low, high = (round(100 * bound) for bound in score.interval)
     interval = f"<small>{low} to {high}\u202f%</small>"
-    return f'<td class="number" data-name="{name}">{_percent(score.value)}{interval}</td>'
+    return f'<td class="number" data-name="{name}">{percent(score.value)}{interval}</td>'
 
 
 def _curves(content: ReportContent) -> str:
@@ -252,16 +247,16 @@ def _curves(content: ReportContent) -> str:
     body = f'<div class="curves">{"".join(losses)}</div>'
     if others:
         body += f'<h3>How the run went</h3><div class="curves">{"".join(others)}</div>'
-    return _section("Loss curves", CURVES, body)
+    return section("Loss curves", CURVES, body)
 
 
 def _curve(content: ReportContent, panel: Panel) -> str:
     light, dark = (figure_uri(panel_figure(content.metrics, panel, theme)) for theme in (LIGHT, DARK))
-    note = f"<span>{_text(panel.note)}</span>" if panel.note else ""
+    note = f"<span>{escaped(panel.note)}</span>" if panel.note else ""
     return (
-        f"<figure><figcaption>{_text(panel.title)}{note}</figcaption><picture>"
+        f"<figure><figcaption>{escaped(panel.title)}{note}</figcaption><picture>"
         f'<source srcset="{dark}" media="(prefers-color-scheme: dark)">'
-        f'<img src="{light}" alt="{_text(_spoken(content, panel))}"></picture></figure>\n'
+        f'<img src="{light}" alt="{escaped(_spoken(content, panel))}"></picture></figure>\n'
     )
 
 
@@ -278,12 +273,12 @@ def _sheets(content: ReportContent) -> str:
         return ""
     figures = "".join(
         f'<figure><div class="frame"><img src="{data_uri(thumbnail(sheet.image, SHEET_WIDTH), quality=82)}" '
-        f'alt="Crops and masks of {_text(sheet.caption or "an image")}"></div>'
-        + (f"<figcaption>{_text(sheet.caption)}</figcaption>" if sheet.caption else "")
+        f'alt="Crops and masks of {escaped(sheet.caption or "an image")}"></div>'
+        + (f"<figcaption>{escaped(sheet.caption)}</figcaption>" if sheet.caption else "")
         + "</figure>\n"
         for sheet in content.sheets
     )
-    return _section("Crops and masks", CROPS, f'<div class="sheets">{figures}</div>')
+    return section("Crops and masks", CROPS, f'<div class="sheets">{figures}</div>')
 
 
 def _pca(content: ReportContent) -> str:
@@ -297,15 +292,15 @@ def _pca(content: ReportContent) -> str:
         + "</div>\n"
         for example in content.pca
     )
-    return _section("What the patches mean", PCA, f'<div class="photos">{cards}</div>')
+    return section("What the patches mean", PCA, f'<div class="photos">{cards}</div>')
 
 
 def _picture(address: str, caption: str, patches: str = "") -> str:
     """A photo, or with `patches`, which opens the text for those who do not see it, a map of patches."""
     style = ' class="patches"' if patches else ""
     return (
-        f'<figure><img{style} src="{address}" alt="{_text(patches + caption)}">'
-        f"<figcaption>{_text(caption)}</figcaption></figure>"
+        f'<figure><img{style} src="{address}" alt="{escaped(patches + caption)}">'
+        f"<figcaption>{escaped(caption)}</figcaption></figure>"
     )
 
 
@@ -318,12 +313,12 @@ def _neighbors(content: ReportContent) -> str:
         "</div></div>\n"
         for row in content.neighbors
     )
-    return _section("Nearest neighbours", NEIGHBORS, f'<div class="cards">{cards}</div>')
+    return section("Nearest neighbours", NEIGHBORS, f'<div class="cards">{cards}</div>')
 
 
 def _query(tile: Tile) -> str:
-    caption = f"<figcaption>{_text(tile.label)}</figcaption>" if tile.label else ""
-    alt = _text(tile.label or "test photo")
+    caption = f"<figcaption>{escaped(tile.label)}</figcaption>" if tile.label else ""
+    alt = escaped(tile.label or "test photo")
     return f'<figure><img src="{_tile_uri(tile, 200)}" alt="{alt}">{caption}</figure>'
 
 
@@ -334,8 +329,8 @@ def _neighbor_row(name: str, query: Tile, tiles: Sequence[Tile]) -> str:
         count = f"<span>{sum(right is True for right in verdicts)} of {len(tiles)} right</span>"
     items = "".join(
         f"<li{_frame(right)}>"
-        f'<img src="{_tile_uri(tile, 96)}" alt="{_text(_heard(tile, right))}">'
-        f'<span title="{_text(tile.label)}">{_text(tile.label)}</span></li>'
+        f'<img src="{_tile_uri(tile, 96)}" alt="{escaped(_heard(tile, right))}">'
+        f'<span title="{escaped(tile.label)}">{escaped(tile.label)}</span></li>'
         for tile, right in zip(tiles, verdicts, strict=True)
     )
     return f'<div class="row"><p><span>{name}</span>{count}</p><ol>{items}</ol></div>'
@@ -357,24 +352,19 @@ def _tile_uri(tile: Tile, side: int) -> str:
 
 def _go_on(content: ReportContent) -> str:
     settings = "".join(
-        f'<tr><th scope="row">{_text(name)}</th><td>{_text(value)}</td></tr>'
+        f'<tr><th scope="row">{escaped(name)}</th><td>{escaped(value)}</td></tr>'
         for name, value in content.settings.items()
     )
     commands = "".join(
-        f"<dt>{_text(purpose)}</dt><dd><pre>{_text(command)}</pre></dd>"
+        f"<dt>{escaped(purpose)}</dt><dd><pre>{escaped(command)}</pre></dd>"
         for purpose, command in content.commands
     )
     parts = ""
     if commands:
-        parts += _section("How to go on", "", f'<dl class="commands">{commands}</dl>')
+        parts += section("How to go on", "", f'<dl class="commands">{commands}</dl>')
     if settings:
-        parts += _section("Settings", SETTINGS, f'<table class="settings">{settings}</table>')
+        parts += section("Settings", SETTINGS, f'<table class="settings">{settings}</table>')
     return parts
-
-
-def _section(title: str, explain: str, body: str) -> str:
-    opening = f'<p class="explain">{_text(explain.strip())}</p>\n' if explain else ""
-    return f"<section>\n<h2>{_text(title)}</h2>\n{opening}{body}\n</section>\n"
 
 
 def _difference(score: Score, other: ScoreRow) -> str:
@@ -388,11 +378,3 @@ def _difference(score: Score, other: ScoreRow) -> str:
 
 def _article(name: str) -> str:
     return name if name.endswith("s") else f"the {name}"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}\u202f%"
-
-
-def _text(text: str) -> str:
-    return html.escape(text, quote=True)

@@ -8,15 +8,8 @@ from jaxtyping import Float, Int
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from nexus.drawing.tiles import GAP, HEADING, INK, PAPER, TILE, framed
 from nexus.errors import ConfigError
-from nexus.viz.images import square
-
-RIGHT = (47, 133, 90)
-WRONG = (197, 68, 52)
-PLAIN = (140, 140, 146)
-PAPER = (250, 249, 246)
-INK = (38, 38, 44)
-TILE, FRAME, GAP, HEADING = 112, 5, 10, 22
 
 
 @dataclass(frozen=True)
@@ -84,15 +77,8 @@ def neighbor_grid(rows: Sequence[Neighbors], names: tuple[str, str] = ("before",
         pen.text((start, GAP), text, fill=INK)
     for line, row in enumerate(rows):
         top = HEADING + GAP + line * step
-        _paste(sheet, row.query, None, (starts[0], top))
+        sheet.paste(framed(row.query.image), (starts[0], top))
         for start, tiles in zip(starts[1:], (row.before, row.after), strict=True):
             for place, tile in enumerate(tiles):
-                _paste(sheet, tile, is_right(row.query, tile), (start + place * step, top))
+                sheet.paste(framed(tile.image, is_right(row.query, tile)), (start + place * step, top))
     return sheet
-
-
-def _paste(sheet: Image.Image, tile: Tile, right: bool | None, corner: tuple[int, int]) -> None:
-    frame = PLAIN if right is None else RIGHT if right else WRONG
-    sheet.paste(Image.new("RGB", (TILE, TILE), frame), corner)
-    inside = (corner[0] + FRAME, corner[1] + FRAME)
-    sheet.paste(square(tile.image, TILE - 2 * FRAME), inside)

@@ -8,7 +8,7 @@ import pytest
 from tests.house.sources import modules, tree
 
 LAYERS = [
-    {"errors", "shapes", "config", "schedules", "distributed", "devices", "log", "checkpoint"},
+    {"errors", "shapes", "config", "schedules", "distributed", "devices", "log", "checkpoint", "drawing"},
     {"data", "models.vision", "losses"},
     {"models.ssl"},
     {"weights", "features", "embedding"},

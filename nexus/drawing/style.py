@@ -1,4 +1,4 @@
-"""The style sheet of the demo's report: one column of text, light and dark, from phone to desk."""
+"""The style sheet of all pages: one column of text, light and dark, from phone to desk."""
 
 CSS = """
 :root {
