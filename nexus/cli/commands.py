@@ -239,6 +239,9 @@ def evaluate(
     limit: Annotated[
         int | None, _option("most images of each split", group=WHAT, metavar="N", least=1)
     ] = None,
+    cache: Annotated[
+        str | None, _option("folder where features are kept, or off", group=MACHINE, metavar="DIR")
+    ] = None,
     seeds: Annotated[int, _option("trainings of each probe (1)", group=LENGTH, metavar="N", least=1)] = 1,
     device: Device = "auto",
     precision: Precision = "fp32",
@@ -267,6 +270,7 @@ def evaluate(
             encoder=choose(encoder, _ENCODERS, "encoder"),
             limit=limit,
             seeds=seeds,
+            cache=cache,
             overrides=overrides or [],
             size=size,
             device=device,

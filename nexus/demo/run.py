@@ -95,7 +95,7 @@ def measure(models: dict[str, VisionTransformer], size: int) -> dict[str, dict[s
     """k-NN and linear probe of raw pixels and of each model, on the embedded images."""
     scores: dict[str, dict[str, Any]] = {}
     for name, model in models.items():
-        result = evaluate(demo_data(), model, baseline=not scores, linear=LINEAR, size=size)
+        result = evaluate(demo_data(), model, baseline=not scores, linear=LINEAR, size=size, cache="off")
         scores.setdefault("raw pixels", result.get("baseline", {}))
         scores[name] = {task: result[task] for task in ("knn", "linear")}
     return scores

@@ -24,17 +24,24 @@ def fingerprint(
     normalization: tuple[Any, Any],
 ) -> dict[str, Any]:
     """Names and settings, as JSON holds them. Contents of image files are not read."""
-    settings = {name: getattr(view, name) for name in View.__annotations__ if name not in NOT_IN_THE_ROWS}
-    first = next(backbone.parameters(), None)
     return {
         "data": f"{getattr(dataset, 'description', type(dataset).__name__)} {_listing(dataset)}",
-        "model": _weights(backbone),
-        **{name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()},
-        "pixels": str(getattr(backbone, "look", RGB)),
-        "normalization": [part.tolist() for part in normalization],
+        **computation(backbone, view, normalization),
         "features": list(wanted.features),
         "layers": list(wanted.layers),
         "dtype": dtype,
+    }
+
+
+def computation(backbone: nn.Module, view: View, normalization: tuple[Any, Any]) -> dict[str, Any]:
+    """What features depend on beside the images: weights, view, numbers, as JSON holds them."""
+    settings = {name: getattr(view, name) for name in View.__annotations__ if name not in NOT_IN_THE_ROWS}
+    first = next(backbone.parameters(), None)
+    return {
+        "model": weights_digest(backbone),
+        **{name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()},
+        "pixels": str(getattr(backbone, "look", RGB)),
+        "normalization": [part.tolist() for part in normalization],
         "device": "cpu" if first is None else first.device.type,
         "versions": f"nexus {__version__}, torch {torch.__version__}",
     }
@@ -56,7 +63,7 @@ def _listing(dataset: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def _weights(backbone: nn.Module) -> str:
+def weights_digest(backbone: nn.Module) -> str:
     """A digest of every tensor and of the settings."""
     state: Mapping[str, Any] = backbone.state_dict()
     digest = hashlib.sha256(f"{type(backbone).__name__} {getattr(backbone, 'config', '')}".encode())

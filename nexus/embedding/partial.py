@@ -181,6 +181,8 @@ class PartialTable:
 
     def faults(self) -> Iterator[Fault]:
         """The unreadable images, one at a time."""
+        if FAULTS in self._files:
+            self._files[FAULTS].flush()
         with (self.folder / FAULTS).open(encoding="utf-8") as lines:
             for line in lines:
                 yield Fault(*json.loads(line))

@@ -10,7 +10,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from nexus.data.batch import normalize
-from nexus.errors import RunError
+from nexus.embedding import FeatureCache
+from nexus.embedding.shared import Table, half
 from nexus.evals.pixels import PixelBackbone
 from nexus.evals.splits import Halves, labelled_splits
 from nexus.features import (
@@ -60,6 +61,8 @@ class EvalContext:
     layers: int = 1
     """Last blocks that some task of this evaluation will ask for."""
     progress: Progress | None = None
+    cache: FeatureCache | None = None
+    """Where features are kept from one evaluation to the next."""
     _kept: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
     """Splits, and features by data set and mirroring, for the tasks to come."""
 
@@ -107,15 +110,16 @@ class EvalContext:
 
         Tasks that look at large images run the backbone themselves, batch by batch: see `look`.
         """
+        if (found := self._cached(dataset, 1, flip, patches=True)) is not None:
+            features, patches = found
+            assert patches is not None
+            return PatchTable(features, patches)
         parts, tables = [], []
         for rows in iterate(
             self.backbone, dataset, self.view, patches=True, flip=flip, progress=self.progress
         ):
             assert rows.patches is not None
-            half = rows.patches.half()
-            if not bool(half.isfinite().all()):
-                raise RunError("a patch token is beyond ±65,504, which float16 cannot hold")
-            parts.append(half)
+            parts.append(half(rows.patches))
             tables.append(replace(rows, patches=None))
         return PatchTable(collect(iter(tables), len(dataset)), torch.cat(parts))
 
@@ -149,7 +153,19 @@ class EvalContext:
         if self.is_baseline:
             found = raw_pixels(dataset, workers=self.view.workers, like=self.backbone.like)
             return _mirrored(found) if flip else found
+        if (kept := self._cached(dataset, layers, flip)) is not None:
+            return kept[0]
         return extract(self.backbone, dataset, self.view, layers=layers, flip=flip, progress=self.progress)
+
+    def _cached(self, dataset: ImageSource, layers: int, flip: bool, patches: bool = False) -> Table | None:
+        """What the cache has or computes, where there is one and it can be used."""
+        if self.cache is None or self.is_baseline:
+            return None
+        if "cached" not in self._kept:
+            self._kept["cached"] = self.cache.of(self.backbone, self.view)
+        return self._kept["cached"].table(
+            dataset, layers=layers, flip=flip, patches=patches, progress=self.progress
+        )
 
 
 def _mirrored(pixels: Features) -> Features:

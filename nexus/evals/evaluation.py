@@ -11,7 +11,7 @@ from torch import nn
 
 from nexus.checkpoint import make_folder, write_atomic
 from nexus.config import Config
-from nexus.embedding import Encoder, load_backbone
+from nexus.embedding import Encoder, FeatureCache, load_backbone
 from nexus.errors import ConfigError, RunError
 from nexus.evals.context import EvalContext, Spec
 from nexus.evals.registry import TASKS, task_configs, task_named, task_names
@@ -31,6 +31,7 @@ class Plan:
     data: Spec
     limit: int | None = None
     seeds: int = 1
+    cache: FeatureCache | None = None
 
     def context(self, backbone: Any, progress: Progress | None = None) -> EvalContext:
         """The context of a backbone, which is moved to the device."""
@@ -45,6 +46,7 @@ class Plan:
             seeds=self.seeds,
             layers=max(task_named(name).layers(config) for name, config in self.tasks.items()),
             progress=progress,
+            cache=self.cache,
         )
 
     def run(self, context: EvalContext) -> dict[str, TaskResult]:
@@ -59,6 +61,7 @@ def plan(
     *,
     limit: int | None = None,
     seeds: int = 1,
+    cache: str | Path | None = None,
     overrides: Iterable[str] | Mapping[str, Any] = (),
     **settings: Any,
 ) -> Plan:
@@ -70,7 +73,7 @@ def plan(
         raise ConfigError(f"seeds={seeds} trains nothing; use 1 or more")
     given = {name: settings.pop(name) for name in list(settings) if name in TASKS}
     view = make_view(None, {"device": "auto", **settings})
-    return Plan(task_configs(names, given, overrides), view, data, limit, seeds)
+    return Plan(task_configs(names, given, overrides), view, data, limit, seeds, FeatureCache.at(cache))
 
 
 def evaluate(
@@ -84,6 +87,7 @@ def evaluate(
     limit: int | None = None,
     seeds: int = 1,
     baseline: bool = True,
+    cache: str | Path | None = None,
     overrides: Iterable[str] | Mapping[str, Any] = (),
     progress: Progress | None = None,
     **settings: Any,
@@ -93,7 +97,8 @@ def evaluate(
     The result can be written as JSON: `model`, `data`, `split` (a sentence), `size`, `unreadable`, one entry
     per task, with `baseline` the same on raw pixels, and `table`: one row per features and task.
     `tasks` are names, or one text with commas. `out` is a `.json` file, or a folder that gets `eval.json`.
-    `limit` caps the images of either side. `seeds` is how often whatever is trained is trained.
+    `limit` caps the images of either side. `seeds` is how often whatever is trained is trained. `cache` is
+    the folder where features are kept for the next time (`nexus.embedding.cache` says how), or `"off"`.
 
     `settings` are those of the tasks, by task (`linear=LinearConfig(...)`, or a mapping), and the fields of
     `nexus.features.View` (`size`, `batch_size`, `device`, `precision`, ...). `overrides` are laid over them:
@@ -102,7 +107,7 @@ def evaluate(
     Raises `ConfigError` for an unknown task or setting, `DataError` without labels, `RunError` if the file
     exists.
     """
-    todo = plan(data, tasks, limit=limit, seeds=seeds, overrides=overrides, **settings)
+    todo = plan(data, tasks, limit=limit, seeds=seeds, cache=cache, overrides=overrides, **settings)
     file = None if out is None else _free(Path(out), overwrite)
     context = todo.context(load_backbone(model, encoder), progress)
     if file is not None:

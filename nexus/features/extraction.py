@@ -65,20 +65,28 @@ def iterate(
 
 
 def iterate_columns(
-    backbone: Backbone, dataset: ImageSource, view: View, wanted: Wanted, *, start: int = 0
+    backbone: Backbone,
+    dataset: ImageSource,
+    view: View,
+    wanted: Wanted,
+    *,
+    start: int = 0,
+    flip: bool = False,
 ) -> Iterator[tuple[Loaded, list[dict[str, Tensor]]]]:
     """Yield each batch from image `start` on with the columns of each of its groups, on the CPU in float32.
 
     A batch without readable images comes too, with its faults, so that batch `k` always covers the same
-    images. The backbone is in eval mode meanwhile, as with `iterate`.
+    images. `flip` mirrors every image left to right. The backbone is in eval mode meanwhile, as in `iterate`.
     """
     said = view.size != NATIVE
     with prepared(backbone, view) as images_of:
         for batch in load(dataset, transform_for(backbone, view), view, start, pin=_on_gpu(backbone)):
             said = said or _say_fit(batch, backbone.patch_size, view.fit)
-            found = [
-                wanted_columns(backbone, images_of(group), wanted, view.precision) for group in batch.groups
-            ]
+            found = []
+            for group in batch.groups:
+                images = images_of(group)
+                images = images.flip(-1) if flip else images
+                found.append(wanted_columns(backbone, images, wanted, view.precision))
             yield batch, [{name: rows.cpu() for name, rows in columns.items()} for columns in found]
 
 
@@ -100,7 +108,7 @@ def extract(
     """
     view = make_view(view, settings)
     batches = iterate(backbone, dataset, view, layers=layers, flip=flip, progress=progress)
-    return collect(batches, len(dataset), size=_side(backbone, view))
+    return collect(batches, len(dataset), size=side_of(backbone, view))
 
 
 def raw_pixels(
@@ -220,7 +228,7 @@ def _say_fit(batch: Loaded, patch: int, fit: str) -> bool:
     return sentence is not None
 
 
-def _side(backbone: Backbone, view: View) -> int:
+def side_of(backbone: Backbone, view: View) -> int:
     """The side of square crops, 0 for other sizes."""
     if view.size == NATIVE:
         return 0

@@ -58,6 +58,14 @@ class ImageDataset(Dataset[Sample], ABC):
     def read(self, i: int) -> bytes:
         """The encoded bytes of image `i`, or `ImageError`."""
 
+    def stored(self, i: int) -> bytes:
+        """What image `i` is made from, to recognise it by, not to decode it; `ImageError` like `read`."""
+        return self.read(i)
+
+    def file(self, i: int) -> str | None:
+        """The local file that image `i` is read from; None where there is none, or not only one."""
+        return None
+
     def stream(self, i: int) -> Stream:
         """A seekable stream over `read(i)`; sources that need not read everything override it."""
         return io.BytesIO(self.read(i))
@@ -128,6 +136,14 @@ class Subset(ImageDataset):
     def read(self, i: int) -> bytes:
         """The bytes in the base data set."""
         return self.base.read(int(self.indices[i]))
+
+    def stored(self, i: int) -> bytes:
+        """What the base data set has stored."""
+        return self.base.stored(int(self.indices[i]))
+
+    def file(self, i: int) -> str | None:
+        """The file in the base data set."""
+        return self.base.file(int(self.indices[i]))
 
     def stream(self, i: int) -> Stream:
         """The stream of the base data set."""

@@ -45,6 +45,10 @@ class FileDataset(ImageDataset):
         """The path of image `i` in the file system."""
         return os.path.join(self.root, self.names[i])
 
+    def file(self, i: int) -> str | None:
+        """As `path`."""
+        return self.path(i)
+
     def read(self, i: int) -> bytes:
         """The content of the file, or `ImageError`."""
         return read_file(self.path(i), self.name(i))

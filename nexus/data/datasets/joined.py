@@ -48,6 +48,17 @@ class JoinedDataset(ImageDataset):
         with self._naming(i):
             return self.parts[part].read(inner)
 
+    def stored(self, i: int) -> bytes:
+        """What the source has stored."""
+        part, inner = self._find(i)
+        with self._naming(i):
+            return self.parts[part].stored(inner)
+
+    def file(self, i: int) -> str | None:
+        """The file in the source."""
+        part, inner = self._find(i)
+        return self.parts[part].file(inner)
+
     def stream(self, i: int) -> Stream:
         """The stream of the source."""
         part, inner = self._find(i)

@@ -71,6 +71,10 @@ class ListDataset(FileDataset):
         name = self.name(i)
         return read_file(self._local(name), name) if is_url(name) else super().read(i)
 
+    def file(self, i: int) -> str | None:
+        """The path; None of a URL."""
+        return None if is_url(self.name(i)) else super().file(i)
+
     def stream(self, i: int) -> Stream:
         """The open file, a fetched one in the cache."""
         name = self.name(i)

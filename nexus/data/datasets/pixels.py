@@ -114,6 +114,11 @@ class PixelDataset(ImageDataset):
             picture = ArrayPicture(array, picture.name, self.limits, look)
         return Image.fromarray(picture.pixels())
 
+    def stored(self, i: int) -> bytes:
+        """The array as it lies in memory, after how it is read."""
+        array = np.ascontiguousarray(self.array(i))
+        return f"{array.dtype.str} {array.shape} {self.how}".encode() + array.tobytes()
+
     def header(self, i: int) -> tuple[int, int, str]:
         """`(width, height, mode)`; the mode is the number of channels and the type: `4 x uint16`."""
         array = self.array(i)

@@ -100,6 +100,10 @@ class ShardDataset(ImageDataset):
             raise ImageError(self.name(i), "its archive has been cut short since it was opened")
         return data
 
+    def file(self, i: int) -> str | None:
+        """The archive."""
+        return self.paths[int(self.shard[i])]
+
     def stream(self, i: int) -> Stream:
         """A window on the archive, or on memory for what one read brings anyway."""
         size = int(self.size[i])

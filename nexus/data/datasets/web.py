@@ -74,6 +74,17 @@ class RemoteShards(ShardDataset):
         except (RemoteError, DataError) as error:
             raise ImageError(name, f"its archive {url}: {error}") from None
 
+    def stored(self, i: int) -> bytes:
+        """The bytes where the shard is in the cache; else its address and size, which cost no download."""
+        shard = int(self.shard[i])
+        if os.path.exists(self.paths[shard]):
+            return super().read(i)
+        return f"{self.urls[shard]} {self.sizes[shard]} {self.offset[i]} {self.size[i]}".encode()
+
+    def file(self, i: int) -> str | None:
+        """None: a shard in the cache may have to go."""
+        return None
+
     def stream(self, i: int) -> Stream:
         """The bytes in memory, unless the shard is in the cache."""
         return (

@@ -39,6 +39,10 @@ class ZipDataset(ImageDataset):
         """The member's name."""
         return self.names[i]
 
+    def file(self, i: int) -> str | None:
+        """The archive."""
+        return self.path
+
     def read(self, i: int) -> bytes:
         """The decompressed member, or `ImageError`: damaged, encrypted, the archive gone."""
         with self.stream(i) as stream:
