@@ -1,21 +1,28 @@
 """Kills at random moments of a run of two processes, resumed each time: the same final weights, bit by bit?
 
-    python -m benchmarks.kill_two_ranks --kills 60 --seed 1
+    python -m benchmarks.kill_two_ranks --kills 20 --folder runs/kills
+    python -m benchmarks.kill_two_ranks --kills 0 --folder runs/kills          # what was found so far
 
-Each round kills one process or both, at a moment drawn over the whole life of the run, writing included; the
-launcher ends what is left. Prints one line at the end, and ends with code 1 if anything differs.
+Each kill ends one process or both, at a moment drawn over the whole life of the run: at any time after the
+start, or after a step, or while a checkpoint is being written. The launcher ends what is left. A run that got
+through is compared with one that was left alone: every tensor of its checkpoint, both weight files, and its
+`metrics.jsonl`. Kills and finished runs are lines of `FOLDER/tally.jsonl`. The same folder goes on with the
+run that was being killed, so a campaign can be made in pieces. Ends with code 1 if anything differs.
 """
 
 import argparse
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from tests.training import runs
 
@@ -27,9 +34,78 @@ SETTINGS = {
     "checkpoint.every": 3,
     "log.every": 4,
 }
+MOMENTS = {"start": 0.2, "step": 0.4, "write": 0.4}
+"""When kills fall, and how often."""
 
 
-def launch(words: list[str]) -> subprocess.Popen[bytes]:
+class Campaign:
+    """A folder with the run that was left alone, the one that is being killed, and the tally of all."""
+
+    def __init__(self, folder: Path, steps: int) -> None:
+        self.folder, self.steps = folder, steps
+        self.tally = folder / "tally.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.whole = folder / "whole"
+        if not (self.whole / "model.safetensors").exists() or not self.records("whole"):
+            assert launch(begin(self.whole, steps)).wait() == 0, "the run that is left alone failed"
+            self.note(kind="whole", steps=steps)
+        assert self.records("whole")[0]["steps"] == steps, "another --steps than that of this folder"
+        self.expected = runs.fingerprint(self.whole), runs.lines(self.whole)
+
+    def records(self, kind: str) -> list[dict[str, Any]]:
+        """Everything of one kind that happened so far."""
+        lines = self.tally.read_text().splitlines() if self.tally.exists() else []
+        return [record for record in map(json.loads, lines) if record["kind"] == kind]
+
+    def note(self, **record: Any) -> None:
+        """Add a line to the tally."""
+        with self.tally.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def kill(self, kills: int) -> None:
+        """That many kills more, over as many runs as it takes."""
+        while kills > 0:
+            number = len(self.records("run"))
+            out = self.folder / f"killed {number}"
+            started = self._go_on(out)
+            while kills > 0 and (kill := kill_somewhere(started, out, self._rng())):
+                kills -= 1
+                self.note(kind="kill", run=number, **kill)
+                started = self._go_on(out)
+            if started.wait() != 0:
+                self.note(kind="run", run=number, same=False, error=f"code {started.returncode}")
+                continue
+            found = runs.fingerprint(out), runs.lines(out)
+            self.note(kind="run", run=number, same=found == self.expected)
+
+    def _go_on(self, out: Path) -> subprocess.Popen[bytes]:
+        """Start the run, or resume it if it left anything to resume."""
+        return launch(["--resume", str(out)] if (out / "config.yaml").exists() else begin(out, self.steps))
+
+    def _rng(self) -> random.Random:
+        """Other moments for each kill, the same ones for the same tally."""
+        return random.Random(len(self.records("kill")))
+
+    def summary(self) -> tuple[str, bool]:
+        """What was found, as Markdown, and whether all of it is well."""
+        kills, finished = self.records("kill"), self.records("run")
+        different = [record["run"] for record in finished if not record["same"]]
+        moments = Counter((kill["moment"], kill["writing"]) for kill in kills)
+        lines = [
+            f"{len(kills)} kills, {len(finished)} runs of {self.steps} steps finished, {len(different)} of "
+            f"them differ from the run that was left alone{f': {different}' if different else ''}.",
+            "",
+            "| drawn moment | while a checkpoint was being written | kills |",
+            "|---|---|---:|",
+            *(
+                f"| {name} | {'yes' if writing else 'no'} | {n} |"
+                for (name, writing), n in sorted(moments.items())
+            ),
+        ]
+        return "\n".join(lines), not different
+
+
+def launch(words: Sequence[str]) -> subprocess.Popen[bytes]:
     """Start `nexus train` on two processes."""
     return subprocess.Popen(
         [sys.executable, "-m", "nexus", "train", "--devices", "2", *words],
@@ -51,53 +127,63 @@ def ranks_of(launcher: int) -> list[int]:
     return []
 
 
-def kill_somewhere(started: subprocess.Popen[bytes], out: Path, rng: random.Random) -> bool:
-    """Kill one process or both after the run has begun to step; False if it ended before."""
-    lines = (out / "metrics.jsonl").stat().st_mtime_ns if (out / "metrics.jsonl").exists() else 0
-    while started.poll() is None:
-        if (out / "metrics.jsonl").exists() and (out / "metrics.jsonl").stat().st_mtime_ns != lines:
-            break
-        time.sleep(0.005)
-    if rng.random() < 0.5:
-        deadline = time.monotonic() + 1.0
-        while time.monotonic() < deadline and not any(out.glob("checkpoints/.writing-*")):
-            pass
-    time.sleep(rng.uniform(0.0, 1.2) ** 2)
-    if started.poll() is not None:
-        return False
+def kill_somewhere(started: subprocess.Popen[bytes], out: Path, rng: random.Random) -> dict[str, Any] | None:
+    """Kill one process or both at a moment that is drawn; what was done, nothing if the run ended first."""
+    (moment,) = rng.choices(list(MOMENTS), list(MOMENTS.values()))
+    if moment == "start":
+        _wait(started, lambda: len(ranks_of(started.pid)) == 2)
+        time.sleep(rng.uniform(0.0, 8.0))
+    else:
+        before = _age(out)
+        _wait(started, lambda: _age(out) != before)
+    if moment == "write":
+        _wait(started, lambda: writing(out), seconds=3.0)
+        time.sleep(rng.uniform(0.0, 0.3) ** 2)
+    if moment == "step":
+        time.sleep(rng.uniform(0.0, 1.2) ** 2)
     ranks = ranks_of(started.pid)
-    for rank in rng.sample(ranks, rng.randint(1, len(ranks))) if ranks else []:
+    if started.poll() is not None or not ranks:
+        return None
+    victims = rng.sample(ranks, rng.randint(1, len(ranks)))
+    at = {"moment": moment, "writing": writing(out), "victims": len(victims)}
+    for rank in victims:
         with suppress(ProcessLookupError):
             os.kill(rank, signal.SIGKILL)
     started.wait()
-    return True
+    return at
+
+
+def writing(out: Path) -> bool:
+    """Whether a checkpoint is being written."""
+    return any(out.glob("checkpoints/.writing-*"))
+
+
+def _age(out: Path) -> int:
+    """A number that changes with every logged step."""
+    with suppress(OSError):
+        return (out / "metrics.jsonl").stat().st_mtime_ns
+    return 0
+
+
+def _wait(started: subprocess.Popen[bytes], until: Any, seconds: float = 600.0) -> None:
+    """Wait until something is so, the process has ended, or the time is up."""
+    deadline = time.monotonic() + seconds
+    while started.poll() is None and time.monotonic() < deadline and not until():
+        time.sleep(0.002)
 
 
 def main() -> None:
-    """Kill until there were enough, comparing every finished run with one that was left alone."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=60)
-    parser.add_argument("--steps", type=int, default=120)
-    parser.add_argument("--seed", type=int, default=0)
+    """Some kills more, and the tally of all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20, help="kills more")
+    parser.add_argument("--steps", type=int, default=60, help="steps of a run")
+    parser.add_argument("--folder", type=Path, required=True, help="where the campaign lives")
     options = parser.parse_args()
-    rng, kills, finished, wrong = random.Random(options.seed), 0, 0, 0
-    with tempfile.TemporaryDirectory() as folder:
-        whole = Path(folder) / "whole"
-        assert launch(begin(whole, options.steps)).wait() == 0
-        expected = runs.fingerprint(whole), runs.lines(whole)
-        while kills < options.kills:
-            out = Path(folder) / f"killed {finished}"
-            started = launch(begin(out, options.steps))
-            while kills < options.kills and kill_somewhere(started, out, rng):
-                kills += 1
-                started = launch(
-                    ["--resume", str(out)] if (out / "config.yaml").exists() else begin(out, options.steps)
-                )
-            assert started.wait() == 0, "a run could not go on"
-            finished += 1
-            wrong += (runs.fingerprint(out), runs.lines(out)) != expected
-            print(f"{kills} kills, {finished} runs finished, {wrong} of them differ", flush=True)
-    sys.exit(bool(wrong))
+    campaign = Campaign(options.folder, options.steps)
+    campaign.kill(options.kills)
+    text, well = campaign.summary()
+    print(text)
+    sys.exit(not well)
 
 
 if __name__ == "__main__":

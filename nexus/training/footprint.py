@@ -9,7 +9,7 @@ import os
 
 import torch
 
-from nexus.distributed import world_size
+from nexus.distributed import local_world_size, world_size
 from nexus.errors import ConfigError
 from nexus.training.config import TrainConfig
 from nexus.training.state import vit_config
@@ -25,22 +25,23 @@ def least_memory(config: TrainConfig) -> dict[str, int]:
     """Bytes of one process by what they hold: `weights`, `crops`, `activations`.
 
     Activations count as one table of tokens for each block, which is what is kept when everything else is
-    computed again. Crops are one micro-batch, normalised.
+    computed again. Crops are the process's part of one micro-batch, normalised. Weights are whole in every
+    process, but for `compute.parallel=fsdp`, which slices them among the processes of a machine.
     """
     crops = config.crops
     vit = vit_config(config.model, crops.global_size)
-    images = config.schedule.batch_size // config.schedule.accumulation
+    images = config.schedule.batch_size // config.schedule.accumulation // world_size()
+    slices = local_world_size() if config.compute.parallel == "fsdp" else 1
     pixels = tokens = 0
     for count, side in ((2, crops.global_size), (crops.local_number, crops.local_size)):
         pixels += images * count * vit.in_chans * side**2
         tokens += images * count * (1 + vit.num_register_tokens + (side // vit.patch_size) ** 2)
     width = _FLOAT if config.compute.precision == "fp32" else _HALF
-    needed = {
-        "weights": _WEIGHT_COPIES * _FLOAT * parameter_counts(config)[1],
+    return {
+        "weights": _WEIGHT_COPIES * _FLOAT * parameter_counts(config)[1] // slices,
         "crops": _FLOAT * pixels,
         "activations": width * tokens * vit.embed_dim * vit.depth,
     }
-    return {name: size // world_size() for name, size in needed.items()}
 
 
 def refuse_what_cannot_fit(config: TrainConfig, device: torch.device) -> None:
@@ -66,10 +67,13 @@ def _cure(config: TrainConfig, needed: dict[str, int]) -> str:
 
 
 def _memory_of(device: torch.device) -> int | None:
-    """Bytes of the device's memory, or `None` where that is not known."""
+    """Bytes of the device's memory for this process, or `None` where that is not known.
+
+    The processes of a machine without a GPU share its memory.
+    """
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // local_world_size()
     except (AttributeError, OSError, ValueError):
         return None

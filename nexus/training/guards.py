@@ -1,8 +1,11 @@
 """What stops a run that cannot go well, with the cause."""
 
+import math
+from collections import deque
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from nexus.data.batch import Fault
 from nexus.errors import DataError, RunError
@@ -14,11 +17,17 @@ _MIN_TRIED_BEFORE_REFUSING = 20
 
 
 class Guards:
-    """Watches every step for losses that are not finite and for too many unusable images."""
+    """Watches every step for losses that are not finite and for too many unusable images.
 
-    def __init__(self, config: TrainConfig, faults: FaultList) -> None:
+    The values of a step on a GPU are looked at one step later, when they are there, so that the GPU always
+    has the next step to compute. The step itself has skipped what was not finite (`train_step`).
+    """
+
+    def __init__(self, config: TrainConfig, faults: FaultList, device: torch.device) -> None:
         self.config = config
         self.faults = faults
+        self._lag = 0 if device.type == "cpu" else 1
+        self._on_their_way: deque[tuple[int, _Copy]] = deque()
         self.bad_steps = 0
         self.tried = 0
         self.failed = 0
@@ -35,19 +44,30 @@ class Guards:
                 f"data.max_unreadable={limit}; names and reasons are in {self.faults.path}. "
                 "Mend or remove them, or raise data.max_unreadable."
             )
-        self._check_finite(step, metrics)
+        self._on_their_way.append((step, _Copy(metrics)))
+        self._look(self._lag)
 
-    def _check_finite(self, step: int, metrics: dict[str, torch.Tensor]) -> None:
+    def finish(self) -> None:
+        """Look at the steps that were not looked at yet."""
+        self._look(0)
+
+    def _look(self, lag: int) -> None:
+        while len(self._on_their_way) > lag:
+            step, values = self._on_their_way.popleft()
+            self._check_finite(step, values.read())
+
+    def _check_finite(self, step: int, metrics: dict[str, float]) -> None:
         if metrics["finite"] > 0:
             self.bad_steps = 0
             return
-        if metrics["loss"].isfinite() and metrics.get("loss_scale", torch.zeros(())) > 1:
+        if math.isfinite(metrics["loss"]) and metrics.get("loss_scale", 0.0) > 1:
             logger.info("step %d skipped: fp16 overflow, loss scale now %g", step, metrics["loss_scale"])
             return
         self.bad_steps += 1
-        names = [key for key, value in metrics.items() if not torch.isfinite(value)]
-        if "not_finite_in" in metrics:
-            names[-1] += f" in process {int(metrics['not_finite_in'])}"
+        process = metrics.pop("not_finite_in", math.nan)
+        names = [key for key, value in metrics.items() if not math.isfinite(value)]
+        if not math.isnan(process):
+            names[-1] += f" in process {process:.0f}"
         logger.warning("step %d skipped: %s not finite", step, ", ".join(names))
         if self.bad_steps >= self.config.log.max_bad_steps:
             raise RunError(
@@ -55,3 +75,22 @@ class Guards:
                 f"step {step}. Lower optim.lr or use compute.precision=fp32, then go on from the last "
                 "checkpoint with `nexus train --resume`."
             )
+
+
+class _Copy:
+    """The metrics of a step on their way from the device."""
+
+    def __init__(self, metrics: dict[str, Tensor]) -> None:
+        self._names = list(metrics)
+        table = torch.stack([value.float() for value in metrics.values()])
+        self._table = table.to("cpu", non_blocking=True)
+        self._arrived: torch.Event | None = None
+        if table.device.type != "cpu":
+            self._arrived = torch.Event(table.device)
+            self._arrived.record()
+
+    def read(self) -> dict[str, float]:
+        """The values, once they are here."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return dict(zip(self._names, self._table.tolist(), strict=True))

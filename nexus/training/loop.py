@@ -99,7 +99,7 @@ def _train(
     schedules, steps = Schedules(config), config.schedule.steps
     faults = FaultList(folder.unreadable)
     faults.add(dataset.faults)
-    guards = Guards(config, faults)
+    guards = Guards(config, faults, device)
     evaluation = OnlineKNN(config, dataset, folder.evals)
     saver = Saver(config, dataset, folder, state)
     agreement = Agreement(interrupt)
@@ -140,6 +140,7 @@ def _train(
                 if saver.due():
                     saver.begin()
                 guards.check(state.step, metrics, agreement.faults)
+            guards.finish()
         except DataError as error:  # from the guards, in all processes: between two steps the state is sound
             agreement.failure = error
         finally:
@@ -156,7 +157,7 @@ def batches(
     config: TrainConfig, dataset: ImageDataset, start_step: int, device: torch.device
 ) -> Generator[Batch]:
     """Normalised batches on the device, from a step to the end of the run."""
-    mean, std = map(torch.tensor, config.data.normalization)
+    mean, std = (torch.tensor(values, device=device) for values in config.data.normalization)
     with closing(_crops(config, dataset, start_step, device)) as crops:
         for batch in crops:
             yield batch.recoloured().normalized(mean, std)

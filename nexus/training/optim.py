@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from typing import Annotated, Literal
 
 import torch
+from jaxtyping import Bool
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -130,3 +131,17 @@ def gradient_norms(networks: dict[str, nn.Module], clip: float) -> dict[str, Ten
         norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
         norms[name] = norm.full_tensor() if isinstance(norm, DTensor) else norm  # of all slices
     return norms
+
+
+def step_where(finite: Bool[Tensor, ""], optimizer: torch.optim.Optimizer) -> None:
+    """`optimizer.step()` where `finite` is true; else parameters, moments and step counts stay.
+
+    Fused optimizers look at a flag on the device, as for loss scaling. Others wait for the answer.
+    """
+    if not optimizer.defaults["fused"]:
+        if finite:
+            optimizer.step()
+        return
+    optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+    optimizer.step()
+    del optimizer.found_inf  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from nexus.data.batch import Batch
 from nexus.distributed import all_gather, world_size
 from nexus.models.ssl.base import BaseSSL
-from nexus.training.optim import gradient_norms, set_rates
+from nexus.training.optim import gradient_norms, set_rates, step_where
 from nexus.training.parallel import in_step
 
 HALF_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -50,7 +50,7 @@ def train_step(
     `forward` is what `nexus.training.parallel` made of the model; left out, the model itself. The gradient
     is the mean over `micro_batches` and processes. Returns the metrics of the step, over all of them, as
     0-d tensors. Where loss or gradient is not finite in any process nothing changes, the centre included,
-    and `finite` is 0.
+    and `finite` is 0. That is decided on the device: the step never waits for a value.
     """
     forward = forward or model
     buffers = list(model.buffers())
@@ -75,32 +75,29 @@ def train_step(
     norms = gradient_norms(model.trained_networks(), clip)
     metrics = _over_processes(_mean(gathered))
     finite = torch.isfinite(metrics["loss"]) & torch.stack(list(norms.values())).isfinite().all()
-    if finite:
-        scaler.step(optimizer)
-        model.update_teacher(values.momentum)
-    else:
-        for buffer, value in zip(buffers, before, strict=True):
-            buffer.copy_(value)
+    step_where(finite, optimizer)
+    model.update_teacher(values.momentum, where=finite)
+    for buffer, value in zip(buffers, before, strict=True):
+        buffer.copy_(torch.where(finite, buffer, value))
     scaler.update()
     if scaler.is_enabled():
-        metrics["loss_scale"] = torch.tensor(scaler.get_scale())
+        metrics["loss_scale"] = scaler.scale(torch.ones_like(metrics["loss"]))
     metrics.update({f"grad_norm/{name}": norm for name, norm in norms.items()})
     metrics["finite"] = finite.float()
     return metrics
 
 
 def _over_processes(metrics: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The means over all processes. If any is not finite, `not_finite_in` is the process with most of them.
+    """The means over all processes; and `not_finite_in`, the process with most of those that are not finite.
 
-    Some spread: the centre and KoLeo see all processes.
+    Some spread: the centre and KoLeo see all processes. Where all are finite, it is NaN.
     """
     if world_size() == 1:
         return metrics
-    table = all_gather(torch.stack([value.to(metrics["loss"].device) for value in metrics.values()])[None])
+    table = all_gather(torch.stack(list(metrics.values()))[None])
     bad = (~table.isfinite()).sum(dim=1)
     means = dict(zip(metrics, table.mean(dim=0), strict=True))
-    if bad.any():
-        means["not_finite_in"] = bad.argmax().float()
+    means["not_finite_in"] = torch.where(bad.any(), bad.argmax().to(table.dtype), torch.nan)
     return means
 
 

@@ -1,7 +1,6 @@
 """How fast a training is, and against how fast the device can multiply matrices."""
 
 import functools
-import resource
 import sys
 import time
 
@@ -81,9 +80,13 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, threads: int) -> float
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most bytes held so far: on the GPU, or resident by this process where there is none."""
+    """Most bytes held so far: on the GPU, or resident by this process where there is none; 0 if not known."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource  # Unix only
+    except ImportError:
+        return 0
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return largest if sys.platform == "darwin" else 1024 * largest
 

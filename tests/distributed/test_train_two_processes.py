@@ -3,6 +3,7 @@
 In float64, where AdamW does not blow rounding of gradients that are zero up to steps of full size.
 """
 
+import math
 from itertools import islice
 from typing import Any
 
@@ -65,7 +66,9 @@ def trained(settings: dict[str, Any]) -> Result:
     finally:
         torch.set_default_dtype(torch.float32)
     weights = {name: whole(value).detach().clone() for name, value in state.model.state_dict().items()}
-    return weights, {name: float(value) for name, value in metrics.items()}
+    known = {name: float(value) for name, value in metrics.items()}
+    assert math.isnan(known.pop("not_finite_in", math.nan)), "every process was well"
+    return weights, known
 
 
 def doubled(batch: Batch) -> Batch:

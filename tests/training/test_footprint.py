@@ -36,6 +36,19 @@ def test_least_memory_counts_what_is_really_there() -> None:
     }
 
 
+@pytest.mark.parametrize(("how", "slices"), [("ddp", 1), ("fsdp", 2)])
+def test_replicas_do_not_shrink_but_slices_do(monkeypatch: pytest.MonkeyPatch, how: str, slices: int) -> None:
+    """Four processes on two machines: a quarter of the images each, weights whole or cut within a machine."""
+    config = config_of(compute={"parallel": how})
+    alone = least_memory(config)
+    monkeypatch.setattr(footprint, "world_size", lambda: 4)
+    monkeypatch.setattr(footprint, "local_world_size", lambda: 2)
+    each = least_memory(config)
+    assert each["weights"] == alone["weights"] // slices
+    for name in ("crops", "activations"):
+        assert each[name] == alone[name] // 4
+
+
 def test_crops_of_20000_pixels_are_refused_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(footprint, "_memory_of", lambda device: 24 * GIB)
     huge = config_of(crops={"global_size": 20_000, "local_size": 16, "local_number": 2})

@@ -2,6 +2,8 @@
 
 import csv
 import errno
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -182,3 +184,22 @@ def test_the_log_holds_what_was_found_in_the_data(tmp_path: Path) -> None:
     later = (out / "log.txt").read_text().splitlines()[len(first) :]
     assert "found 16 images" in later[0]
     assert "resuming" in later[1]
+
+
+def test_a_run_needs_nothing_that_only_unix_has(tmp_path, monkeypatch):
+    """Windows: no `resource`, no `fcntl`, no libc by name, and folders that cannot be opened."""
+    opened = os.open
+
+    def refuse_folders(path, *arguments, **keywords):
+        if Path(path).is_dir():
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, *arguments, **keywords)
+
+    for name in ("resource", "fcntl"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr("ctypes.CDLL", lambda name: (_ for _ in ()).throw(OSError(name)))
+    monkeypatch.setattr(os, "open", refuse_folders)
+    result = runs.run(tmp_path / "a", schedule__steps=2)
+    assert result.finished
+    assert result.last["peak_memory"] == 0.0
+    assert runs.resume(tmp_path / "a", schedule__steps=3).finished

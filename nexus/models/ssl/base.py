@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from nexus.data.batch import Batch
@@ -33,8 +34,11 @@ class BaseSSL(nn.Module, ABC):
         """
 
     @abstractmethod
-    def update_teacher(self, momentum: float | None = None) -> None:
-        """Move the teacher towards the student; call once after every optimizer step."""
+    def update_teacher(self, momentum: float | None = None, *, where: Bool[Tensor, ""] | None = None) -> None:
+        """Move the teacher towards the student; call once after every optimizer step.
+
+        Where `where` is false it stays. The device decides that: nobody waits for the value.
+        """
 
     def trained_networks(self) -> dict[str, nn.Module]:
         """The networks that the optimizer trains, by name; gradients are clipped per network.

@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from nexus.config import build
@@ -295,16 +295,16 @@ class DINOv2(BaseSSL):
         crops = 2 + batch.local_count
         pairs = 2 * (crops - 1)
         uniform = want.dino_weight * math.log(want.out_dim)
-        metrics["uniform/dino_global"] = torch.tensor(uniform * 2 / pairs)
+        known = {"dino_global": uniform * 2 / pairs, "entropy": math.log(want.out_dim)}
         if batch.local_count:
-            metrics["uniform/dino_local"] = torch.tensor(uniform * 2 * batch.local_count / pairs)
-        metrics["uniform/entropy"] = torch.tensor(math.log(want.out_dim))
+            known["dino_local"] = uniform * 2 * batch.local_count / pairs
+        metrics |= {f"uniform/{name}": loss.new_full((), value) for name, value in known.items()}
         if asked.patches is not None:
             prototypes = asked.patches.logits.shape[1]
             share = batch.masks.weight.sum() / (2 * batch.images)
             metrics["uniform/ibot"] = share * (want.ibot_weight * math.log(prototypes))
-        metrics["teacher_temp"] = torch.tensor(asked.temperature)
-        metrics["ema_momentum"] = torch.tensor(float(self.get_ema_momentum(self.epoch)))
+        metrics["teacher_temp"] = loss.new_full((), asked.temperature)
+        metrics["ema_momentum"] = loss.new_full((), float(self.get_ema_momentum(self.epoch)))
         metrics["center_norm"] = self.center.norm()
         return metrics
 
@@ -334,12 +334,20 @@ class DINOv2(BaseSSL):
     # -- the teacher ------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def update_teacher(self, momentum: float | None = None) -> None:
-        """`teacher ← momentum · teacher + (1 - momentum) · student`, for backbone and heads."""
+    def update_teacher(self, momentum: float | None = None, *, where: Bool[Tensor, ""] | None = None) -> None:
+        """`teacher ← momentum · teacher + (1 - momentum) · student`, for backbone and heads.
+
+        Where `where` is false the share of the student is 0, so finite weights stay as they are.
+        """
         momentum = float(self.get_ema_momentum(self.epoch)) if momentum is None else momentum
         student: list[Tensor] = [p for net in self.trained_networks().values() for p in net.parameters()]
         teacher: list[Tensor] = [p for net in self._teacher_networks() for p in net.parameters()]
-        torch._foreach_lerp_(teacher, student, 1.0 - momentum)
+        if where is None:
+            torch._foreach_lerp_(teacher, student, 1.0 - momentum)
+            return
+        share = where.to(student[0].dtype) * (1.0 - momentum)
+        for ours, theirs in zip(teacher, student, strict=True):
+            ours.lerp_(theirs, share)
 
     @property
     def center(self) -> Float[Tensor, "1 prototypes"]:
