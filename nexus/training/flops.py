@@ -14,7 +14,7 @@ from itertools import pairwise
 
 from nexus.models.ssl import ObjectiveConfig
 from nexus.models.vision import ViTConfig
-from nexus.models.vision.layers import kept_samples
+from nexus.models.vision.stochastic_depth import kept_samples
 from nexus.training.config import TrainConfig
 from nexus.training.state import vit_config
 

@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from nexus.models.vision import VisionTransformer, build_backbone
-from nexus.models.vision.layers import add_branch, attend, kept_samples
+from nexus.models.vision.layers import attend
+from nexus.models.vision.stochastic_depth import add_branch, draw_subset, kept_samples
 
 
 def tiny(**changes) -> VisionTransformer:
@@ -36,6 +37,12 @@ def meta(**changes) -> VisionTransformer:
 # ---- stochastic depth --------------------------------------------------------------------------------
 
 
+def with_branch(x: torch.Tensor, branch, rate: float) -> torch.Tensor:
+    """`add_branch` for a single group."""
+    (out,) = add_branch([x], lambda groups: [branch(*groups)], [draw_subset(len(x), rate, x.device)])
+    return out
+
+
 @pytest.mark.parametrize(
     ("batch", "rate", "kept"),
     [(64, 0.3, 44), (64, 0.4, 38), (1, 0.9, 1), (10, 0.95, 1), (8, 0.0, 8), (2, 0.5, 1)],
@@ -54,7 +61,7 @@ def test_a_branch_sees_only_the_kept_images(rate, kept):
         return tokens * 2.0
 
     before = x.clone()
-    out = add_branch(x, branch, rate)
+    out = with_branch(x, branch, rate)
     assert seen[0].shape == (kept, 3, 4)
     changed = (out != x).flatten(1).any(1)
     assert int(changed.sum()) == kept
@@ -65,7 +72,7 @@ def test_a_branch_sees_only_the_kept_images(rate, kept):
 def test_stochastic_depth_keeps_the_expectation():
     x = torch.randn(10, 1, 6)
     draws = 4000
-    mean = sum(add_branch(x, torch.cos, 0.4) - x for _ in range(draws)) / draws
+    mean = sum(with_branch(x, torch.cos, 0.4) - x for _ in range(draws)) / draws
     # Each draw adds cos(x)·10/6 with probability 6/10: variance cos²(x)·(10/6 - 1), 5 standard errors.
     assert (mean - x.cos()).abs().max() < 5 * math.sqrt((10 / 6 - 1) / draws)
 
@@ -100,7 +107,7 @@ def test_stochastic_depth_follows_the_global_generator_and_rests_in_eval():
 def test_stochastic_depth_sends_the_scaled_gradient_back():
     x = torch.ones(8, 2, 3, requires_grad=True)
     weight = torch.tensor(3.0, requires_grad=True)
-    add_branch(x, lambda tokens: tokens * weight, 0.5).sum().backward()
+    with_branch(x, lambda tokens: tokens * weight, 0.5).sum().backward()
     factors = x.grad[:, 0, 0]
     assert sorted(factors.tolist()) == [1.0] * 4 + [7.0] * 4
     assert weight.grad.item() == pytest.approx(8 / 4 * 4 * 6)
@@ -214,10 +221,21 @@ for mode in (True, False):
         results.append(run(x, masks))
     torch.testing.assert_close(*results)
 results[1].sum().backward()
+
+groups, hidden, wanted = [x, torch.randn(6, 3, 14, 14)], [masks, None], [torch.tensor([1, 9]), None]
+def read():
+    torch.manual_seed(1)
+    return [part for pair in model.train().read_list(groups, hidden, wanted) for part in pair]
+expected = read()
+for block in model.blocks:
+    block.compile(backend="eager", fullgraph=True)
+torch.testing.assert_close(read(), expected)
+sum(part.sum() for part in read()).backward()
 """
 
 
 def test_compiles_to_one_graph():
+    """The whole model; and the blocks by themselves where they take crops of two sizes."""
     subprocess.run([sys.executable, "-c", COMPILED], check=True, timeout=240)
 
 

@@ -1,15 +1,17 @@
-"""What a transformer block is made of: attention, feed-forward, layer scale, stochastic depth.
+"""What a transformer block is made of: attention, feed-forward, layer scale; and the block.
 
 One block (pre-norm, Touvron et al. "Going deeper with image transformers", arXiv 2103.17239)::
 
     x = x + ls1(attn(norm1(x)))
     x = x + ls2(mlp(norm2(x)))
 
-Parameter names and shapes are those of the official DINOv2 checkpoints.
+Crops of several sizes (groups) can go through a block together: norms and linear layers see one table of all
+their tokens, attention each group by itself. Parameter names and shapes are those of the official DINOv2
+checkpoints.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import overload
 
 import torch
 from jaxtyping import Float, Int
@@ -17,15 +19,33 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nexus.errors import choose
+from nexus.models.vision.stochastic_depth import Subset, add_branch, chosen_images, draw_subset, slots
 
 NORM_EPS = 1e-6
 """Epsilon of every LayerNorm of the backbone."""
 
-Branch = Callable[[Tensor], Tensor]
-"""A residual branch: tokens in, tokens of the same shape out."""
-
-
 MOST_TOKENS_WRITTEN_OUT = 1024
+
+Shapes = Sequence[tuple[int, int]]
+"""Images and tokens of each group."""
+
+
+def side_by_side(groups: Sequence[Float[Tensor, "_ _ dim"]]) -> Float[Tensor, "*rows dim"]:
+    """All tokens as one table for layers that work token by token; a single group is one already."""
+    return groups[0] if len(groups) == 1 else torch.cat([x.flatten(0, 1) for x in groups])
+
+
+def apart(table: Float[Tensor, "*rows dim"], shapes: Shapes) -> list[Float[Tensor, "_ _ dim"]]:
+    """The groups of such a table, each (images, tokens, dim)."""
+    if len(shapes) == 1:
+        return [table]
+    parts = table.split([images * tokens for images, tokens in shapes])
+    return [part.unflatten(0, shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def shapes_of(groups: Sequence[Float[Tensor, "_ _ dim"]]) -> Shapes:
+    """Images and tokens of each group."""
+    return [(x.shape[0], x.shape[1]) for x in groups]
 
 
 class Attention(nn.Module):
@@ -43,23 +63,23 @@ class Attention(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
         """Every token as a mixture of all tokens of its image."""
-        return self.proj(self.mixed(x))
+        return self.proj(self.mixed(x, shapes_of([x])))
 
-    def mixed(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
-        """The mixtures before the projection, heads side by side."""
-        query, key, value = self._split(x)
-        return attend(query, key, value).transpose(1, 2).flatten(2)
+    def mixed(self, table: Float[Tensor, "*rows dim"], shapes: Shapes) -> Float[Tensor, "*rows dim"]:
+        """The mixtures before the projection, heads side by side; each group of the table by itself."""
+        groups = [attend(*self._split(packed)) for packed in apart(self.qkv(table), shapes)]
+        return side_by_side([mixture.transpose(1, 2).flatten(2) for mixture in groups])
 
     def weights(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch heads tokens tokens"]:
         """The attention itself, written out: row `i` says what token `i` looks at, and sums to 1."""
-        query, key, _ = self._split(x)
+        query, key, _ = self._split(self.qkv(x))
         return (query * self.head_dim**-0.5 @ key.transpose(-2, -1)).softmax(dim=-1)
 
-    def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _split(self, packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each (batch, heads, tokens, dim / heads)."""
-        batch, tokens, _ = x.shape
-        packed = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim)
-        query, key, value = packed.permute(2, 0, 3, 1, 4).unbind(0)
+        batch, tokens, _ = packed.shape
+        parts = packed.reshape(batch, tokens, 3, self.num_heads, self.head_dim)
+        query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)
         return query, key, value
 
 
@@ -142,49 +162,8 @@ class LayerScale(nn.Module):
         return x * self.gamma
 
 
-def kept_samples(batch: int, rate: float) -> int:
-    """How many of `batch` images a branch computes at stochastic-depth rate `rate`: at least one."""
-    return max(int(batch * (1.0 - rate)), 1)
-
-
-def add_branch(
-    x: Float[Tensor, "batch tokens dim"], branch: Branch, rate: float = 0.0
-) -> Float[Tensor, "batch tokens dim"]:
-    """`x + branch(x)`, with stochastic depth of exact counts at `rate` in [0, 1).
-
-    As in the official training code (DINOv2, §5 of arXiv 2304.07193), the branch is not multiplied by
-    zero but left out: it sees only a random subset of the batch, so the time saved is about `rate`. ::
-
-        chosen = `kept` of the `batch` images, at random, kept = max(int(batch · (1 - rate)), 1)
-        x[chosen] += batch / kept · branch(x[chosen])
-
-    The factor keeps the expectation: averaged over draws the result is `x + branch(x)`. Unlike with
-    per-sample coin flips the count, and with it memory and factor, is the same in every step. Random
-    numbers come from torch's global generator of the device.
-    """
-    batch = x.shape[0]
-    kept = kept_samples(batch, rate)
-    if rate == 0.0 or kept == batch:
-        return x + branch(x)
-    chosen = torch.randperm(batch, device=x.device)[:kept]
-    residual = branch(x[chosen]).to(x.dtype)
-    return torch.index_add(x, 0, chosen, residual, alpha=batch / kept)
-
-
-def _drawn(batch: int, rate: float, device: torch.device) -> tuple[Tensor | None, Tensor, Tensor]:
-    """`add_branch`'s draw: the chosen images, each image's slot among them, and its factor (batch, 1).
-
-    Nothing chosen means all. An image that is left out gets slot 0 and factor 0.
-    """
-    kept = kept_samples(batch, rate)
-    if rate == 0.0 or kept == batch:
-        return None, torch.arange(batch, device=device), torch.ones(batch, 1, device=device)
-    chosen = torch.randperm(batch, device=device)[:kept]
-    slot = torch.zeros(batch, dtype=torch.long, device=device)
-    slot[chosen] = torch.arange(kept, device=device)
-    factor = torch.zeros(batch, 1, device=device)
-    factor[chosen] = batch / kept
-    return chosen, slot, factor
+Subsets = tuple[Subset, Subset]
+"""The images of a group that attention and the feed-forward layer of one block compute."""
 
 
 class Block(nn.Module):
@@ -213,30 +192,36 @@ class Block(nn.Module):
         self.mlp = ffn(dim, int(dim * mlp_ratio), bias=ffn_bias)
         self.ls2 = LayerScale(dim, init_values) if init_values else nn.Identity()
 
+    @overload
+    def forward(self, x: Tensor) -> Tensor: ...
+
+    @overload
+    def forward(self, x: Sequence[Tensor], subsets: Sequence[Subsets]) -> list[Tensor]: ...
+
+    @overload
+    def forward(self, x: Sequence[Tensor], subsets: Sequence[Subsets], rows: Sequence[Tensor]) -> Tensor: ...
+
     def forward(
-        self, x: Float[Tensor, "batch tokens dim"], rows: Int[Tensor, " rows"] | None = None
-    ) -> Float[Tensor, "batch tokens dim"] | Float[Tensor, "rows dim"]:
-        """Tokens after this block; each branch draws its own subset of the batch.
+        self,
+        x: Float[Tensor, "batch tokens dim"] | Sequence[Float[Tensor, "_ _ dim"]],
+        subsets: Sequence[Subsets] | None = None,
+        rows: Sequence[Int[Tensor, " _"]] | None = None,
+    ) -> Float[Tensor, "batch tokens dim"] | list[Float[Tensor, "_ _ dim"]] | Float[Tensor, "rows dim"]:
+        """Tokens after this block: of one batch, or of several groups with their drawn `subsets`.
 
-        With `rows` only the tokens at these places of the flat (batch · tokens) table: the same numbers as
-        without, but what follows attention is computed for them alone.
+        With `rows` the tokens at these places of each group's flat (images · tokens) table, all in one table:
+        the same numbers as without, but what follows attention is computed for them alone.
         """
-        rate = self.drop_path_rate if self.training else 0.0
-        if rows is not None:
-            return self._at(x, rows, rate)
-        x = add_branch(x, self._attention_branch, rate)
-        return add_branch(x, self._feed_forward_branch, rate)
+        if isinstance(x, Tensor):
+            (out,) = self._forward([x], [self.draw(len(x), x.device)])
+            return out
+        assert subsets is not None, "groups come with their subsets"
+        return self._forward(x, subsets) if rows is None else self._at(x, subsets, rows)
 
-    def _at(self, x: Tensor, rows: Tensor, rate: float) -> Tensor:
-        """`forward` at some tokens; rows of images that stochastic depth leaves out get 0 times a branch."""
-        batch, tokens, _ = x.shape
-        image, place = rows // tokens, rows % tokens
-        chosen, slot, factor = _drawn(batch, rate, x.device)
-        mixed = self.attn.mixed(self.norm1(x if chosen is None else x[chosen]))
-        residual = self.ls1(self.attn.proj(mixed.flatten(0, 1)[slot[image] * tokens + place]))
-        out = x.flatten(0, 1)[rows] + factor[image] * residual
-        _, _, factor = _drawn(batch, rate, x.device)
-        return out + factor[image] * self._feed_forward_branch(out)
+    def draw(self, images: int, device: torch.device) -> Subsets:
+        """The images that each of the two branches computes in this pass."""
+        rate = self.drop_path_rate if self.training else 0.0
+        return draw_subset(images, rate, device), draw_subset(images, rate, device)
 
     def attention_weights(
         self, x: Float[Tensor, "batch tokens dim"]
@@ -244,8 +229,36 @@ class Block(nn.Module):
         """The attention that this block applies to the tokens `x` that enter it."""
         return self.attn.weights(self.norm1(x))
 
-    def _attention_branch(self, x: Tensor) -> Any:
-        return self.ls1(self.attn(self.norm1(x)))
+    def _forward(self, groups: Sequence[Tensor], subsets: Sequence[Subsets]) -> list[Tensor]:
+        groups = add_branch(groups, self._attention_branch, [first for first, _ in subsets])
+        return add_branch(groups, self._feed_forward_branch, [second for _, second in subsets])
 
-    def _feed_forward_branch(self, x: Tensor) -> Any:
-        return self.ls2(self.mlp(self.norm2(x)))
+    def _attention_branch(self, groups: Sequence[Tensor]) -> list[Tensor]:
+        shapes = shapes_of(groups)
+        mixed = self.attn.mixed(self.norm1(side_by_side(groups)), shapes)
+        return apart(self.ls1(self.attn.proj(mixed)), shapes)
+
+    def _feed_forward_branch(self, groups: Sequence[Tensor]) -> list[Tensor]:
+        return apart(self._feed_forward(side_by_side(groups)), shapes_of(groups))
+
+    def _feed_forward(self, table: Tensor) -> Tensor:
+        out: Tensor = self.ls2(self.mlp(self.norm2(table)))
+        return out
+
+    def _at(self, groups: Sequence[Tensor], subsets: Sequence[Subsets], rows: Sequence[Tensor]) -> Tensor:
+        """`_forward` at some tokens; those of images that a branch leaves out get 0 times what it says."""
+        seen = chosen_images(groups, [first for first, _ in subsets])
+        shapes = shapes_of(seen)
+        mixtures = apart(self.attn.mixed(self.norm1(side_by_side(seen)), shapes), shapes)
+        entering, mixed, factors, more = [], [], [], []
+        for x, mixture, (first, second), wanted in zip(groups, mixtures, subsets, rows, strict=True):
+            images, tokens, _ = x.shape
+            image, token = wanted // tokens, wanted % tokens
+            slot, factor = slots(first, images, x.device)
+            entering.append(x.flatten(0, 1).index_select(0, wanted))
+            mixed.append(mixture.flatten(0, 1).index_select(0, slot[image] * tokens + token))
+            factors.append(factor[image])
+            more.append(slots(second, images, x.device)[1][image])
+        residual = self.ls1(self.attn.proj(torch.cat(mixed)))
+        out = torch.cat(entering) + torch.cat(factors) * residual
+        return out + torch.cat(more) * self._feed_forward(out)

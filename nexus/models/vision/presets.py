@@ -13,7 +13,7 @@ from typing import Any
 
 from nexus.config import build
 from nexus.errors import ConfigError, nearest
-from nexus.models.vision.vit import ViTConfig
+from nexus.models.vision.config import ViTConfig
 
 ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
     "tiny": {"embed_dim": 192, "depth": 12, "num_heads": 3},

@@ -14,17 +14,17 @@ Parameter names, shapes and order are those of the official checkpoints, which l
 """
 
 from collections.abc import Sequence
-from typing import Annotated, TypedDict
+from typing import TypedDict, cast, overload
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 from torch import Tensor, nn
 
-from nexus.config import Config, build
-from nexus.errors import ConfigError, choose
+from nexus.config import build
+from nexus.errors import ConfigError
+from nexus.models.vision.config import ViTConfig
 from nexus.models.vision.embed import PatchEmbed, PositionCache
-from nexus.models.vision.layers import FFN_LAYERS, NORM_EPS, Block, LayerScale
+from nexus.models.vision.layers import NORM_EPS, Block, LayerScale, Subsets
 from nexus.shapes import Images, Tokens
 
 INIT_STD = 0.02
@@ -33,61 +33,9 @@ TOKEN_STD = 1e-6
 """Standard deviation of the CLS token and the registers."""
 
 
-class ViTConfig(Config):
-    """Everything that shapes a backbone; the names are the official keywords."""
-
-    img_size: PositiveInt = 224
-    """Side in pixels of the images that the position table is made for; other sizes are resized to."""
-    patch_size: PositiveInt = 14
-    """Side of a patch in pixels."""
-    embed_dim: PositiveInt = 384
-    """Width of a token; a multiple of `num_heads`."""
-    depth: PositiveInt = 12
-    """Number of transformer blocks."""
-    num_heads: PositiveInt = 6
-    """Attention heads of a block; in the released models each is 64 wide."""
-    in_chans: PositiveInt = 3
-    """Channels of an image."""
-    mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
-    """Width of the feed-forward layer over `embed_dim`; SwiGLU takes two thirds of it."""
-    ffn_layer: str = "mlp"
-    """Feed-forward layer: `mlp`, `swiglu`, `swiglufused` (the same as `swiglu`) or `identity` (none)."""
-    init_values: float | None = 1e-5
-    """Start of the layer scale; 0 or null for a backbone without layer scale."""
-    drop_path_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the images that each branch of each block leaves out in training, the same at all depths."""
-    num_register_tokens: NonNegativeInt = 0
-    """Registers: extra tokens that give the patches a place to keep what is not local."""
-    interpolate_antialias: bool = False
-    """Whether the position table is resized with antialiasing; true in released models with registers."""
-    interpolate_offset: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Patches added to the grid when the position table is resized; 0 in released models with registers."""
-    qkv_bias: bool = True
-    """Whether the map to queries, keys and values has a bias."""
-    proj_bias: bool = True
-    """Whether the projection after attention has a bias."""
-    ffn_bias: bool = True
-    """Whether the feed-forward layers have biases."""
-
-    @field_validator("ffn_layer")
-    @classmethod
-    def _known_ffn(cls, name: str) -> str:
-        choose(name, FFN_LAYERS, "ffn_layer")
-        return name
-
-    @model_validator(mode="after")
-    def _fitting(self) -> "ViTConfig":
-        if self.embed_dim % self.num_heads:
-            raise ValueError(
-                f"embed_dim={self.embed_dim} cannot be shared evenly by num_heads={self.num_heads};"
-                f" use embed_dim={-(-self.embed_dim // self.num_heads) * self.num_heads}, or other heads"
-            )
-        if self.img_size < self.patch_size:
-            raise ValueError(
-                f"img_size={self.img_size} is smaller than patch_size={self.patch_size}, so an image has"
-                f" no patch; use img_size={16 * self.patch_size}, or a smaller patch"
-            )
-        return self
+AnyImages = Float[Tensor, "_ _ _ _"]
+"""One of several batches of images, each of a size of its own."""
+AnyMasks = Bool[Tensor, "_ _"] | None
 
 
 class Features(TypedDict):
@@ -163,23 +111,46 @@ class VisionTransformer(nn.Module):
         self, x: Images, masks: Bool[Tensor, "batch patches"] | None = None
     ) -> Float[Tensor, "batch tokens_no_reg dim"]:
         """CLS and patches after the final norm: `[:, 0]` and `[:, 1:]`, with or without registers."""
-        tokens = self.norm(self._encode(x, masks))
+        (tokens,) = self._encode([self._prepare(x, masks)])
+        tokens = self.norm(tokens)
         if not self.num_register_tokens:
             return tokens
         return torch.cat((tokens[:, :1], tokens[:, 1 + self.num_register_tokens :]), dim=1)
 
-    def forward_features(self, x: Images, masks: Bool[Tensor, "batch patches"] | None = None) -> Features:
-        """Every kind of token by its official name; `masks` is true where a patch is hidden."""
-        tokens = self._encode(x, masks)
-        normed = self.norm(tokens)
-        first_patch = 1 + self.num_register_tokens
-        return {
-            "x_norm_clstoken": normed[:, 0],
-            "x_norm_regtokens": normed[:, 1:first_patch],
-            "x_norm_patchtokens": normed[:, first_patch:],
-            "x_prenorm": tokens,
-            "masks": masks,
-        }
+    @overload
+    def forward_features(self, x: Tensor, masks: Tensor | None = None) -> Features: ...
+
+    @overload
+    def forward_features(
+        self, x: Sequence[Tensor], masks: Sequence[Tensor | None] | None = None
+    ) -> list[Features]: ...
+
+    def forward_features(
+        self,
+        x: Images | Sequence[AnyImages],
+        masks: Bool[Tensor, "batch patches"] | Sequence[AnyMasks] | None = None,
+    ) -> Features | list[Features]:
+        """Every kind of token by its official name; `masks` is true where a patch is hidden.
+
+        Lists of images and masks are taken as by `forward_features_list`.
+        """
+        if isinstance(x, Tensor):
+            assert masks is None or isinstance(masks, Tensor)
+            return self.forward_features_list([x], [masks])[0]
+        assert not isinstance(masks, Tensor)
+        return self.forward_features_list(x, masks or [None] * len(x))
+
+    def forward_features_list(
+        self, x_list: Sequence[AnyImages], masks_list: Sequence[AnyMasks]
+    ) -> list[Features]:
+        """`forward_features` of several batches (crops of several sizes), in one pass over the blocks.
+
+        The same numbers as one call for each, stochastic depth included: it draws for one batch after the
+        other.
+        """
+        images = zip(x_list, masks_list, strict=True)
+        encoded = self._encode([self._prepare(x, masks) for x, masks in images])
+        return [self._named(tokens, masks) for tokens, masks in zip(encoded, masks_list, strict=True)]
 
     def read(
         self,
@@ -192,17 +163,33 @@ class VisionTransformer(nn.Module):
         What a training loss reads of `forward_features`, and the same numbers. The last block and the final
         norm are spared for all other tokens.
         """
-        tokens = self._prepare(x, masks)
-        for block in self.blocks[:-1]:
-            tokens = block(tokens)
-        images, length, _ = tokens.shape
+        return self.read_list([x], [masks], [patches])[0]
+
+    def read_list(
+        self,
+        x_list: Sequence[AnyImages],
+        masks_list: Sequence[AnyMasks],
+        patches_list: Sequence[Int[Tensor, " _"] | None],
+    ) -> list[tuple[Float[Tensor, "_ dim"], Float[Tensor, "_ dim"]]]:
+        """`read` of several batches (crops of several sizes), in one pass over the blocks."""
+        groups = [self._prepare(x, masks) for x, masks in zip(x_list, masks_list, strict=True)]
+        *earlier, last = zip(self.blocks, self._drawn(groups), strict=True)
+        for block, subsets in earlier:
+            groups = block(groups, subsets)
+        rows = [self._rows(x, patches) for x, patches in zip(groups, patches_list, strict=True)]
+        block, subsets = last
+        read = self.norm(block(groups, subsets, rows)).split([len(part) for part in rows])
+        return [(part[: len(x)], part[len(x) :]) for x, part in zip(groups, read, strict=True)]
+
+    def _rows(self, x: Tokens, patches: Tensor | None) -> Tensor:
+        """Where CLS and the chosen patches are in the flat (batch · tokens) table."""
+        images, length, _ = x.shape
         first = 1 + self.num_register_tokens
         rows = length * torch.arange(images, device=x.device)
-        if patches is not None:
-            count = length - first
-            rows = torch.cat([rows, patches // count * length + first + patches % count])
-        chosen = self.norm(self.blocks[-1](tokens, rows))
-        return chosen[:images], chosen[images:]
+        if patches is None:
+            return rows
+        count = length - first
+        return torch.cat([rows, patches // count * length + first + patches % count])
 
     def get_intermediate_layers(
         self,
@@ -305,12 +292,29 @@ class VisionTransformer(nn.Module):
             ffn_bias=config.ffn_bias,
         )
 
-    def _encode(self, x: Images, masks: Tensor | None) -> Tokens:
-        """All tokens after the last block, before the final norm."""
-        tokens = self._prepare(x, masks)
-        for block in self.blocks:
-            tokens = block(tokens)
-        return tokens
+    def _encode(self, groups: list[Tensor]) -> list[Tensor]:
+        """All tokens of each group after the last block, before the final norm."""
+        for block, subsets in zip(self.blocks, self._drawn(groups), strict=True):
+            groups = block(groups, subsets)
+        return groups
+
+    def _drawn(self, groups: Sequence[Tensor]) -> list[tuple[Subsets, ...]]:
+        """For each block, what its branches compute of each group; one group is drawn after the other."""
+        blocks = [cast(Block, block) for block in self.blocks]
+        drawn = [[block.draw(len(x), x.device) for block in blocks] for x in groups]
+        return list(zip(*drawn, strict=True))
+
+    def _named(self, tokens: Tokens, masks: Tensor | None) -> Features:
+        """What `forward_features` returns."""
+        normed = self.norm(tokens)
+        first_patch = 1 + self.num_register_tokens
+        return {
+            "x_norm_clstoken": normed[:, 0],
+            "x_norm_regtokens": normed[:, 1:first_patch],
+            "x_norm_patchtokens": normed[:, first_patch:],
+            "x_prenorm": tokens,
+            "masks": masks,
+        }
 
     def _prepare(self, x: Images, masks: Tensor | None) -> Tokens:
         """All tokens as they enter the first block."""
