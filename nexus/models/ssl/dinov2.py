@@ -10,7 +10,6 @@ Oquab et al., "DINOv2: Learning Robust Visual Features without Supervision" (arX
     optimizer step;  teacher ← m · teacher + (1 - m) · student
 """
 
-import copy
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -21,8 +20,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from nexus.config import build
-from nexus.data.batch import Batch, Masks
-from nexus.data.masking import BlockMasker, MaskConfig
+from nexus.data.batch import Batch
+from nexus.data.masking import MaskConfig
 from nexus.data.multicrop import MultiCropAugmentation
 from nexus.distributed import everyones_numbers
 from nexus.errors import ConfigError, unknown
@@ -36,9 +35,11 @@ from nexus.losses import (
     prototype_loss,
 )
 from nexus.models.ssl.base import BaseSSL
+from nexus.models.ssl.crops import batch_of
 from nexus.models.ssl.head import DINOv2Head
 from nexus.models.ssl.objective import Asked, ObjectiveConfig, Spread, koleo_and_slope, koleo_over_all
-from nexus.models.vision import ViTConfig, architecture, build_backbone
+from nexus.models.ssl.passes import Network
+from nexus.models.vision import ViTConfig, architecture
 
 __all__ = ["DINOv2", "DINOv2Head", "MultiCropAugmentation", "ObjectiveConfig"]
 
@@ -95,7 +96,16 @@ class DINOv2(BaseSSL):
         base = objective or ObjectiveConfig()
         self.objective = build(ObjectiveConfig, {**base.model_dump(), **updates})
         self.masks = masks or MaskConfig()
-        self._build_networks(vit)
+        student = Network.build(vit, self.objective)
+        self.student_backbone, self.student_head = student.backbone, student.head
+        self.student_patch_head = student.patch_head
+        teacher = student.teacher()
+        self.teacher_backbone, self.teacher_head = teacher.backbone, teacher.head
+        self.teacher_patch_head = teacher.patch_head
+        kind, momentum = self.objective.centering, self.objective.center_momentum
+        self.centering = build_centering(kind, self.objective.out_dim, momentum)
+        patch_prototypes = self.objective.patch_out_dim if student.patch_head else None
+        self.patch_centering = build_centering(kind, patch_prototypes or self.objective.out_dim, momentum)
         self.student_temp = self.objective.student_temp
         self.center_momentum = self.objective.center_momentum
         self.teacher_temp_start, self.teacher_temp_end = teacher_temp_schedule
@@ -113,38 +123,17 @@ class DINOv2(BaseSSL):
         """The method as the trainer builds it."""
         return cls(vit=vit, objective=objective, masks=masks)
 
-    def _build_networks(self, vit: ViTConfig) -> None:
-        """Student, its heads, then the teacher as an exact copy without stochastic depth or gradients."""
-        want = self.objective
-        self.student_backbone = build_backbone(vit)
-        self.student_head = DINOv2Head(
-            vit.embed_dim,
-            want.hidden_dim,
-            want.out_dim,
-            want.bottleneck_dim,
-            want.head_layers,
-            output=want.head_output,
-        )
-        self.student_patch_head: DINOv2Head | None = None
-        patch_out_dim = want.out_dim
-        if want.separate_patch_head and want.ibot_weight > 0:
-            patch_out_dim = want.patch_out_dim or want.out_dim
-            self.student_patch_head = DINOv2Head(
-                vit.embed_dim,
-                want.hidden_dim,
-                patch_out_dim,
-                want.patch_bottleneck_dim,
-                want.head_layers,
-                output=want.head_output,
-            )
-        self.teacher_backbone = build_backbone(vit.model_copy(update={"drop_path_rate": 0.0}))
-        self.teacher_backbone.load_state_dict(self.student_backbone.state_dict())
-        self.teacher_head = copy.deepcopy(self.student_head)
-        self.teacher_patch_head = copy.deepcopy(self.student_patch_head)
-        for network in self._teacher_networks():
-            network.requires_grad_(False).eval()
-        self.centering = build_centering(want.centering, want.out_dim, want.center_momentum)
-        self.patch_centering = build_centering(want.centering, patch_out_dim, want.center_momentum)
+    @property
+    def student(self) -> Network:
+        """The networks that are trained."""
+        ibot = self.objective.ibot_weight > 0
+        return Network(self.student_backbone, self.student_head, self.student_patch_head, ibot)
+
+    @property
+    def teacher(self) -> Network:
+        """Their average."""
+        ibot = self.objective.ibot_weight > 0
+        return Network(self.teacher_backbone, self.teacher_head, self.teacher_patch_head, ibot)
 
     # -- the step ---------------------------------------------------------------------------------
 
@@ -161,7 +150,8 @@ class DINOv2(BaseSSL):
         tensors, for which masks are drawn here. `asked` comes from `ask`; left out, the micro-batch is a step
         of its own.
         """
-        batch = images if isinstance(images, Batch) else self._batch_of(images)
+        patch = self.student_backbone.patch_size
+        batch = images if isinstance(images, Batch) else batch_of(images, self.masks, patch)
         if asked is None:
             (asked,) = self.ask([batch], teacher_temp=teacher_temp)
         return self._student_losses(batch, asked)
@@ -173,7 +163,7 @@ class DINOv2(BaseSSL):
         Centering sees the global crops of the whole step; the moving centre takes them in after it was used.
         """
         temperature = self.get_teacher_temp(self.epoch) if teacher_temp is None else teacher_temp
-        seen = [self._teacher_sees(batch) for batch in micro_batches]
+        seen = [self.teacher.whole_globals(batch) for batch in micro_batches]
         cls = self._targets([cls for cls, _ in seen], self.teacher_head, self.centering, temperature)
         patches: Sequence[Targets | None] = [None] * len(seen)
         if self.objective.ibot_weight > 0:
@@ -192,23 +182,6 @@ class DINOv2(BaseSSL):
         mean = sum(everyone) / len(everyone) or 1.0
         return [count / mean for count in counts]
 
-    def _teacher_sees(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Bottleneck features of CLS tokens and masked patches of the unmasked global crops."""
-        hidden = batch.masks.index if self.objective.ibot_weight > 0 else None
-        cls, masked = self.teacher_backbone.read(batch.global_crops, None, hidden)
-        return self._narrow(self.teacher_head, self.teacher_patch_head, cls, masked)
-
-    def _narrow(
-        self, head: DINOv2Head, patch_head: DINOv2Head | None, cls: Tensor, masked: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Bottleneck features of both kinds of token, in one call where they share a head."""
-        if self.objective.ibot_weight == 0:
-            return head.bottleneck(cls), masked[:0]
-        if patch_head is not None:
-            return head.bottleneck(cls), patch_head.bottleneck(masked)
-        both = head.bottleneck(torch.cat([cls, masked]))
-        return both[: len(cls)], both[len(cls) :]
-
     def _spread(self, micro_batches: Sequence[Batch]) -> list[Spread]:
         """KoLeo over the whole step and its slope, from a first look of the student at all micro-batches.
 
@@ -219,8 +192,7 @@ class DINOv2(BaseSSL):
         looks = []
         for batch, seed in zip(micro_batches, seeds, strict=True):
             torch.manual_seed(seed)
-            grid = batch.masks.grid if self.objective.ibot_weight > 0 else None
-            looks.append(self.student_backbone.read(batch.global_crops, grid)[0].unflatten(0, (2, -1)))
+            looks.append(self.student.masked_globals(batch).unflatten(0, (2, -1)))
         loss, slope = koleo_and_slope(torch.cat(looks, dim=1))
         parts = slope.split([batch.images for batch in micro_batches], dim=1)
         return [
@@ -243,12 +215,7 @@ class DINOv2(BaseSSL):
         want, images = self.objective, batch.images
         if asked.koleo is not None:
             torch.manual_seed(asked.koleo.seed)
-        grid, hidden = (batch.masks.grid, batch.masks.index) if want.ibot_weight > 0 else (None, None)
-        cls_global, masked = self.student_backbone.read(batch.global_crops, grid, hidden)
-        cls_all = cls_global
-        if batch.local_crops.shape[0]:
-            cls_all = torch.cat([cls_global, self.student_backbone.read(batch.local_crops)[0]])
-        cls, patches = self._narrow(self.student_head, self.student_patch_head, cls_all, masked)
+        cls_global, (cls, patches) = self.student.masked_globals_locals(batch)
         crops = 2 + batch.local_count
         dino = Term(
             cls.unflatten(0, (crops, images)),
@@ -308,29 +275,6 @@ class DINOv2(BaseSSL):
         metrics["center_norm"] = self.center.norm()
         return metrics
 
-    def _batch_of(self, crops: Sequence[Tensor]) -> Batch:
-        """The seed's list of crops as a `Batch`, with masks drawn from torch's random state."""
-        if len(crops) < 2:
-            raise ConfigError(f"{len(crops)} crops given; the list starts with two global crops")
-        for kind, group in (("global", crops[:2]), ("local", crops[2:])):
-            shapes = sorted({tuple(crop.shape) for crop in group})
-            if len(shapes) > 1 or any(len(shape) != 4 or shape[0] != len(crops[0]) for shape in shapes):
-                raise ConfigError(
-                    f"the {kind} crops are {' and '.join(map(str, shapes))}; all of a kind need one shape "
-                    "(images, channels, height, width), with the same images in every crop"
-                )
-        first = crops[0]
-        patch = self.student_backbone.patch_size
-        rows, cols = first.shape[-2] // patch, first.shape[-1] // patch
-        rng = np.random.default_rng(int(torch.randint(2**62, ())))
-        grid = BlockMasker(self.masks, rows, cols).batch(2 * first.shape[0], rng)
-        return Batch(
-            global_crops=torch.cat(list(crops[:2])),
-            local_crops=torch.cat(list(crops[2:])) if len(crops) > 2 else first[:0],
-            masks=Masks.from_grid(grid.to(first.device)),
-            images=first.shape[0],
-        )
-
     # -- the teacher ------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -341,7 +285,7 @@ class DINOv2(BaseSSL):
         """
         momentum = float(self.get_ema_momentum(self.epoch)) if momentum is None else momentum
         student: list[Tensor] = [p for net in self.trained_networks().values() for p in net.parameters()]
-        teacher: list[Tensor] = [p for net in self._teacher_networks() for p in net.parameters()]
+        teacher: list[Tensor] = [p for net in self.teacher.parts().values() for p in net.parameters()]
         if where is None:
             torch._foreach_lerp_(teacher, student, 1.0 - momentum)
             return
@@ -390,17 +334,7 @@ class DINOv2(BaseSSL):
 
     def trained_networks(self) -> dict[str, nn.Module]:
         """Student networks by name."""
-        networks: dict[str, nn.Module] = {"backbone": self.student_backbone, "head": self.student_head}
-        if self.student_patch_head is not None:
-            networks["patch_head"] = self.student_patch_head
-        return networks
-
-    def _teacher_networks(self) -> list[nn.Module]:
-        """Teacher networks in the order of `trained_networks`."""
-        networks: list[nn.Module] = [self.teacher_backbone, self.teacher_head]
-        if self.teacher_patch_head is not None:
-            networks.append(self.teacher_patch_head)
-        return networks
+        return self.student.parts()
 
     @property
     def inference_backbone(self) -> nn.Module:
@@ -410,6 +344,6 @@ class DINOv2(BaseSSL):
     def train(self, mode: bool = True) -> "DINOv2":
         """Training mode for the student; the teacher always stays in eval mode."""
         super().train(mode)
-        for network in self._teacher_networks():
+        for network in self.teacher.parts().values():
             network.eval()
         return self

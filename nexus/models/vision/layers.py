@@ -61,9 +61,14 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim, bias=proj_bias)
 
-    def forward(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
-        """Every token as a mixture of all tokens of its image."""
-        return self.proj(self.mixed(x, shapes_of([x])))
+    def forward(
+        self, x: Float[Tensor, "*rows dim"], shapes: Shapes | None = None
+    ) -> Float[Tensor, "*rows dim"]:
+        """Every token as a mixture of all tokens of its image.
+
+        `x` is (batch, tokens, dim), or a table of several groups with their `shapes`.
+        """
+        return self.proj(self.mixed(x, shapes or shapes_of([x])))
 
     def mixed(self, table: Float[Tensor, "*rows dim"], shapes: Shapes) -> Float[Tensor, "*rows dim"]:
         """The mixtures before the projection, heads side by side; each group of the table by itself."""
@@ -235,8 +240,7 @@ class Block(nn.Module):
 
     def _attention_branch(self, groups: Sequence[Tensor]) -> list[Tensor]:
         shapes = shapes_of(groups)
-        mixed = self.attn.mixed(self.norm1(side_by_side(groups)), shapes)
-        return apart(self.ls1(self.attn.proj(mixed)), shapes)
+        return apart(self.ls1(self.attn(self.norm1(side_by_side(groups)), shapes)), shapes)
 
     def _feed_forward_branch(self, groups: Sequence[Tensor]) -> list[Tensor]:
         return apart(self._feed_forward(side_by_side(groups)), shapes_of(groups))

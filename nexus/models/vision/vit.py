@@ -111,8 +111,7 @@ class VisionTransformer(nn.Module):
         self, x: Images, masks: Bool[Tensor, "batch patches"] | None = None
     ) -> Float[Tensor, "batch tokens_no_reg dim"]:
         """CLS and patches after the final norm: `[:, 0]` and `[:, 1:]`, with or without registers."""
-        (tokens,) = self._encode([self._prepare(x, masks)])
-        tokens = self.norm(tokens)
+        tokens = self.norm(self._encode(x, masks))
         if not self.num_register_tokens:
             return tokens
         return torch.cat((tokens[:, :1], tokens[:, 1 + self.num_register_tokens :]), dim=1)
@@ -136,7 +135,7 @@ class VisionTransformer(nn.Module):
         """
         if isinstance(x, Tensor):
             assert masks is None or isinstance(masks, Tensor)
-            return self.forward_features_list([x], [masks])[0]
+            return self._named(self._encode(x, masks), masks)
         assert not isinstance(masks, Tensor)
         return self.forward_features_list(x, masks or [None] * len(x))
 
@@ -148,9 +147,10 @@ class VisionTransformer(nn.Module):
         The same numbers as one call for each, stochastic depth included: it draws for one batch after the
         other.
         """
-        images = zip(x_list, masks_list, strict=True)
-        encoded = self._encode([self._prepare(x, masks) for x, masks in images])
-        return [self._named(tokens, masks) for tokens, masks in zip(encoded, masks_list, strict=True)]
+        groups = [self._prepare(x, masks) for x, masks in zip(x_list, masks_list, strict=True)]
+        for block, subsets in zip(self.blocks, self._drawn(groups), strict=True):
+            groups = block(groups, subsets)
+        return [self._named(tokens, masks) for tokens, masks in zip(groups, masks_list, strict=True)]
 
     def read(
         self,
@@ -292,11 +292,12 @@ class VisionTransformer(nn.Module):
             ffn_bias=config.ffn_bias,
         )
 
-    def _encode(self, groups: list[Tensor]) -> list[Tensor]:
-        """All tokens of each group after the last block, before the final norm."""
-        for block, subsets in zip(self.blocks, self._drawn(groups), strict=True):
-            groups = block(groups, subsets)
-        return groups
+    def _encode(self, x: Images, masks: Tensor | None) -> Tokens:
+        """All tokens after the last block, before the final norm."""
+        tokens = self._prepare(x, masks)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return tokens
 
     def _drawn(self, groups: Sequence[Tensor]) -> list[tuple[Subsets, ...]]:
         """For each block, what its branches compute of each group; one group is drawn after the other."""
