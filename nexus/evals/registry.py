@@ -14,6 +14,7 @@ from nexus.evals.task import Task
 TASKS: dict[str, str] = {
     "knn": "nexus.evals.knn",
     "linear": "nexus.evals.linear",
+    "retrieval": "nexus.evals.retrieval.task",
 }
 """Name → the module that holds its `TASK`; imported when it is used."""
 
