@@ -12,9 +12,11 @@
     outputs     from normalised images to named columns: CLS, registers, patches, their mean, any layer
     tables      features of a data set
     extraction  all of them together
+    adapter     what a model of another library must say
 """
 
 from nexus.devices import pick_device
+from nexus.features.adapter import Shown, TokenBackbone
 from nexus.features.arrays import unit_range
 from nexus.features.extraction import eval_mode, extract, iterate, place_on, raw_pixels
 from nexus.features.outputs import Backbone, ImageFeatures, LayerFeatures, Wanted, image_features
@@ -30,6 +32,8 @@ __all__ = [
     "ImageSource",
     "LayerFeatures",
     "Progress",
+    "Shown",
+    "TokenBackbone",
     "View",
     "Wanted",
     "collect",
