@@ -8,6 +8,7 @@ import typer
 from nexus import __version__
 from nexus.cli.data_commands import data_app
 from nexus.cli.layout import LENGTH, MACHINE, RESULT, WHAT, GroupedCommand
+from nexus.cli.plan_command import plan
 from nexus.errors import ConfigError, choose
 
 app = typer.Typer(
@@ -21,6 +22,7 @@ app = typer.Typer(
 
 
 app.add_typer(data_app)
+app.command(cls=GroupedCommand)(plan)
 
 _ENCODERS: dict[str, Literal["teacher", "student"]] = {"teacher": "teacher", "student": "student"}
 

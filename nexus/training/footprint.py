@@ -1,8 +1,9 @@
-"""The memory that a step needs at the very least, and the refusal where the device has less.
+"""The memory that a step needs: at the very least, and likely; and the refusal where the device has less.
 
-A lower bound, so that nothing is refused that could run: what it leaves out (attention, prototypes, the
-workspace of the libraries) comes on top. It catches slips such as crops of 20,000 px, and batches of a
-cluster on one card, before anything is created.
+`least_memory` is a lower bound, so that nothing is refused that could run: what it leaves out (attention,
+prototypes, the workspace of the libraries) comes on top. It catches slips such as crops of 20,000 px, and
+batches of a cluster on one card, before anything is created. `likely_memory` counts what a block keeps for
+the backward pass (after Korthikanti et al., arXiv 2205.05198, without dropout); it is an estimate, for plans.
 """
 
 import os
@@ -18,6 +19,9 @@ from nexus.training.summary import parameter_counts
 _WEIGHT_COPIES = 5
 """Student, gradient, two moments of AdamW, teacher; all float32."""
 _FLOAT, _HALF = 4, 2
+_KEPT = {"none": 16.0, "selective": 10.0, "full": 1.0}
+"""Tables of tokens that a block keeps: what enters its norms (2), the queries, keys and values made of one of
+them (1 + 3), their mean and its projection (1), and the feed-forward layer (1 + 4 + 4)."""
 _GIB = 1 << 30
 
 
@@ -28,6 +32,16 @@ def least_memory(config: TrainConfig) -> dict[str, int]:
     computed again. Crops are the process's part of one micro-batch, normalised. Weights are whole in every
     process, but for `compute.parallel=fsdp`, which slices them among the processes of a machine.
     """
+    return _memory(config, 1.0)
+
+
+def likely_memory(config: TrainConfig) -> dict[str, int]:
+    """The same, with what the blocks are likely to keep for the backward pass."""
+    return _memory(config, _KEPT[config.compute.checkpointing])
+
+
+def _memory(config: TrainConfig, kept: float) -> dict[str, int]:
+    """Bytes where each block keeps `kept` tables of tokens."""
     crops = config.crops
     vit = vit_config(config.model, crops.global_size)
     images = config.schedule.batch_size // config.schedule.accumulation // world_size()
@@ -40,13 +54,13 @@ def least_memory(config: TrainConfig) -> dict[str, int]:
     return {
         "weights": _WEIGHT_COPIES * _FLOAT * parameter_counts(config)[1] // slices,
         "crops": _FLOAT * pixels,
-        "activations": width * tokens * vit.embed_dim * vit.depth,
+        "activations": round(kept * width * tokens * vit.embed_dim * vit.depth),
     }
 
 
 def refuse_what_cannot_fit(config: TrainConfig, device: torch.device) -> None:
     """Raise `ConfigError` where `least_memory` is more than the device has; nothing is allocated."""
-    available = _memory_of(device)
+    available = available_memory(device)
     needed = least_memory(config)
     if available is None or sum(needed.values()) <= available:
         return
@@ -66,7 +80,7 @@ def _cure(config: TrainConfig, needed: dict[str, int]) -> str:
     return f"lower schedule.batch_size={batch}, raise schedule.accumulation, or make {size} smaller"
 
 
-def _memory_of(device: torch.device) -> int | None:
+def available_memory(device: torch.device) -> int | None:
     """Bytes of the device's memory for this process, or `None` where that is not known.
 
     The processes of a machine without a GPU share its memory.

@@ -3,14 +3,13 @@
 import json
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from logging import LogRecord
 from pathlib import Path
 from typing import Any
 
-from nexus.config import Tree, build, from_dotted, merge, parse_overrides, read_yaml
+from nexus.config import Tree, build, merge
 from nexus.data.channels import look_at_channels
-from nexus.data.crops.config import with_preset
 from nexus.data.datasets import ImageDataset, available_splits, open_dataset, scan
 from nexus.data.images import ImageLimits
 from nexus.devices import pick_device
@@ -19,13 +18,13 @@ from nexus.errors import ConfigError, DataError
 from nexus.evals.splits import labelled_splits, split_labelled
 from nexus.log import copied_to, logger, remembered
 from nexus.models.vision import build_backbone
-from nexus.training.auto import GREY_MODES, DataFacts, automatic, drop_auto, several_devices
+from nexus.training.asked import Asked
+from nexus.training.auto import GREY_MODES, Choice, DataFacts, automatic, drop_auto, several_devices
 from nexus.training.config import ComputeConfig, TrainConfig
 from nexus.training.footprint import refuse_what_cannot_fit
 from nexus.training.loop import RunResult, run
 from nexus.training.metrics import read_lines
 from nexus.training.processes import is_launched, joined, start
-from nexus.training.recipes import read_recipe
 from nexus.training.run import RunFolder
 from nexus.training.state import vit_config
 from nexus.training.summary import summary
@@ -54,10 +53,10 @@ def train(
     waited for; under torchrun or SLURM this process is one of those that they started.
     Raises `NexusError` for everything that a user can mend.
     """
-    source = ",".join(map(str, data)) if isinstance(data, list | tuple) else data
-    flags = {"data.source": source, "model.arch": model, "model.init": init, "compute.devices": devices}
-    given = from_dotted({key: str(value) for key, value in flags.items() if value is not None})
-    given = merge(given, with_preset(_dotted(overrides)))
+    asked = Asked(
+        data=data, model=model, recipe=recipe, config=config, init=init, devices=devices, overrides=overrides
+    )
+    given = asked.given()
     if resume is not None:
         others = {"--recipe": recipe, "--config": config, "--init": init, "--overwrite": overwrite}
         _refuse_beside_resume(resume, [name for name, value in others.items() if value], out)
@@ -67,9 +66,7 @@ def train(
         raise ConfigError("no run folder given: --out says where the run leaves everything")
     else:
         folder = RunFolder(out)
-        parts = read_recipe(recipe) if recipe else {}, read_yaml(_config_file(config)) if config else {}
-        base = merge(*map(with_preset, parts))
-        settings = drop_auto(merge(_without_shape(base, given), given))
+        settings = asked.settings()
     if (count := _processes_to_start(settings)) > 1:
         options = {"--recipe": recipe, "--config": config, "--resume": resume, "--out": out}
         return _run_in_processes(count, folder, _arguments(options, given, overwrite))
@@ -127,29 +124,6 @@ def _leaves(tree: Tree, above: str = "") -> Iterator[tuple[str, str]]:
             yield f"{above}{key}", json.dumps(value, default=str)
 
 
-def _dotted(overrides: Mapping[str, Any] | Sequence[str]) -> Tree:
-    if isinstance(overrides, Mapping):
-        return from_dotted({k: str(v) if isinstance(v, Path) else v for k, v in overrides.items()})
-    return parse_overrides([overrides] if isinstance(overrides, str) else overrides)
-
-
-def _config_file(path: str | Path) -> Path:
-    """The file, or the one in a run folder."""
-    return Path(path) / "config.yaml" if Path(path).is_dir() else Path(path)
-
-
-def _without_shape(base: Tree, given: Tree) -> Tree:
-    """A recipe's sizes belong to its architecture: they go when the user names another one."""
-    arch = given.get("model", {}).get("arch", "auto") if isinstance(given.get("model"), dict) else "auto"
-    model = base.get("model")
-    if arch == "auto" or not isinstance(model, dict) or model.get("arch") == arch:
-        return base
-    return {**base, "model": {key: value for key, value in model.items() if key not in _SHAPE}}
-
-
-_SHAPE = ("depth", "embed_dim", "num_heads", "num_register_tokens", "ffn_layer")
-
-
 def _start(folder: RunFolder, given: Tree, overwrite: bool) -> RunResult:
     dataset, settings = _main_first(lambda: _settle(folder, given, overwrite))
     return run(build(TrainConfig, settings), dataset, folder)
@@ -171,29 +145,47 @@ def _main_first(settle: Callable[[], tuple[ImageDataset, Tree]]) -> tuple[ImageD
 
 def _settle(folder: RunFolder, given: Tree, overwrite: bool) -> tuple[ImageDataset, Tree]:
     """Look at the data, choose what is left out, check everything, and make the folder."""
+    if (given.get("data") or {}).get("source"):
+        folder.refuse(overwrite=overwrite)  # before a large collection is looked at
+    with remembered() as found:
+        settled = settle(given)
+    config = settled.config
+    check(config, settled.dataset)
+    if config.model.init:  # before anything is created: a mistake here should leave no folder
+        initialise_from(build_backbone(vit_config(config.model, config.crops.global_size)), config.model.init)
+    folder.create(overwrite=overwrite)
+    lines = [f"auto  {choice}" for choice in settled.choices]
+    _say(folder, lines + summary(config, len(settled.dataset), folder.path), found)
+    return settled.dataset, settled.tree
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What a run will be: its images, its settings, and what was chosen for the user."""
+
+    dataset: ImageDataset
+    facts: DataFacts
+    tree: Tree
+    config: TrainConfig
+    choices: list[Choice]
+
+
+def settle(given: Tree) -> Settled:
+    """Look at the data and choose what is left out; nothing is written, and nothing is allocated."""
     early = _early(given)
     vit_config(early.model, early.crops.global_size)
     if "device" in (given.get("compute") or {}):
         pick_device(early.compute.device)
     if not given.get("data", {}).get("source"):
         raise ConfigError("no data given: --data takes a folder, glob, list, tar, zip or pack")
-    folder.refuse(overwrite=overwrite)  # before a large collection is looked at
-    with remembered() as found:
-        dataset, facts = open_data(given)
-        if early.data.channels == "native":
-            facts = replace(facts, channels=look_at_channels(dataset, early.data.value_range))
-        if not (facts := replace(facts, labelled=_can_evaluate(given, dataset))).labelled:
-            given = merge(given, {"online_eval": {"every": "auto"}})
-    settings, choices = automatic(given, facts)
-    config = build(TrainConfig, settings)
-    check(config, dataset)
-    dataset = dataset.seen_as(config.data.look)
-    if config.model.init:  # before anything is created: a mistake here should leave no folder
-        initialise_from(build_backbone(vit_config(config.model, config.crops.global_size)), config.model.init)
-    folder.create(overwrite=overwrite)
-    lines = [f"auto  {choice}" for choice in choices] + summary(config, len(dataset), folder.path)
-    _say(folder, lines, found)
-    return dataset, settings
+    dataset, facts = open_data(given)
+    if early.data.channels == "native":
+        facts = replace(facts, channels=look_at_channels(dataset, early.data.value_range))
+    if not (facts := replace(facts, labelled=_can_evaluate(given, dataset))).labelled:
+        given = merge(given, {"online_eval": {"every": "auto"}})
+    tree, choices = automatic(given, facts)
+    config = build(TrainConfig, tree)
+    return Settled(dataset.seen_as(config.data.look), facts, tree, config, choices)
 
 
 def _refuse_beside_resume(resume: str | Path, others: list[str], out: str | Path | None) -> None:
@@ -277,8 +269,8 @@ def _can_evaluate(given: Tree, dataset: ImageDataset) -> bool:
     return True
 
 
-def check(config: TrainConfig, dataset: ImageDataset) -> None:
-    """Refuse combinations that would only fail, or quietly go wrong, later."""
+def check(config: TrainConfig, dataset: ImageDataset, *, memory: bool = True) -> None:
+    """Refuse combinations that would only fail, or quietly go wrong, later; with `memory` what cannot fit."""
     device = pick_device(config.compute.device)
     patch = vit_config(config.model, config.crops.global_size).patch_size
     for name in ("global_size", "local_size"):
@@ -289,7 +281,8 @@ def check(config: TrainConfig, dataset: ImageDataset) -> None:
                 f"crops.{name}={size} is not a multiple of the patch size {patch} of {config.model.arch}; "
                 f"use crops.{name}={better}"
             )
-    refuse_what_cannot_fit(config, device)
+    if memory:
+        refuse_what_cannot_fit(config, device)
     if not len(dataset):
         raise ConfigError(f"{dataset.description} holds no images")
     _check_channels(config)

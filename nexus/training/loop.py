@@ -61,7 +61,7 @@ def run(config: TrainConfig, dataset: ImageDataset, folder: RunFolder) -> RunRes
     with _claimed(folder), graceful_stop() as interrupt:
         on_main(lambda: None if folder.config.exists() else folder.write_settings(dump_yaml(config)))
         with copied_to(folder.log):
-            device = _prepared_device(config)
+            device = prepared_device(config)
             state = build_state(config, device, resuming=done > 0)
             state.restore(folder, images=len(dataset))
             on_main(lambda: folder.write_settings(dump_yaml(config)))
@@ -78,7 +78,7 @@ def _claimed(folder: RunFolder) -> Iterator[None]:
         yield
 
 
-def _prepared_device(config: TrainConfig) -> torch.device:
+def prepared_device(config: TrainConfig) -> torch.device:
     """The device of this process, with threads and memory of the process as training likes them."""
     device = local_device(config.compute.device)
     if device.type == "cpu":

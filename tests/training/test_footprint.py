@@ -50,7 +50,7 @@ def test_replicas_do_not_shrink_but_slices_do(monkeypatch: pytest.MonkeyPatch, h
 
 
 def test_crops_of_20000_pixels_are_refused_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(footprint, "_memory_of", lambda device: 24 * GIB)
+    monkeypatch.setattr(footprint, "available_memory", lambda device: 24 * GIB)
     huge = config_of(crops={"global_size": 20_000, "local_size": 16, "local_number": 2})
     with pytest.raises(ConfigError) as refused:
         refuse_what_cannot_fit(huge, CPU)
@@ -60,7 +60,7 @@ def test_crops_of_20000_pixels_are_refused_before_anything_is_made(monkeypatch: 
 
 
 def test_a_model_that_is_too_large_is_what_the_message_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(footprint, "_memory_of", lambda device: 8 * GIB)
+    monkeypatch.setattr(footprint, "available_memory", lambda device: 8 * GIB)
     giant = config_of(model={"arch": "vit_giant_patch16"})
     with pytest.raises(ConfigError, match="take a smaller model than vit_giant_patch16"):
         refuse_what_cannot_fit(giant, CPU)
@@ -70,8 +70,8 @@ def test_what_fits_or_cannot_be_known_is_not_refused(monkeypatch: pytest.MonkeyP
     config = config_of()
     refuse_what_cannot_fit(config, CPU)
     for memory in (sum(least_memory(config).values()), None):
-        monkeypatch.setattr(footprint, "_memory_of", lambda device, memory=memory: memory)
+        monkeypatch.setattr(footprint, "available_memory", lambda device, memory=memory: memory)
         refuse_what_cannot_fit(config, CPU)
-    monkeypatch.setattr(footprint, "_memory_of", lambda device: sum(least_memory(config).values()) - 1)
+    monkeypatch.setattr(footprint, "available_memory", lambda device: sum(least_memory(config).values()) - 1)
     with pytest.raises(ConfigError):
         refuse_what_cannot_fit(config, CPU)
