@@ -12,7 +12,8 @@ from typing import Any
 
 from nexus.config import Config, fields
 from nexus.training import TrainConfig
-from nexus.training.auto import DataFacts, automatic
+from nexus.training.auto import automatic
+from nexus.training.choices import DataFacts
 from nexus.training.recipes import read_recipe, recipe_names
 
 PAGE = Path(__file__).with_name("configuration.md")

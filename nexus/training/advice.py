@@ -12,7 +12,7 @@ import torch
 
 from nexus.config import build, from_dotted, merge
 from nexus.models.vision import architecture
-from nexus.training.auto import DataFacts, round_to
+from nexus.training.choices import DataFacts, round_to
 from nexus.training.config import TrainConfig
 from nexus.training.flops import step_flops
 from nexus.training.footprint import likely_memory

@@ -7,7 +7,7 @@ from typing import Any
 
 from nexus.config import Tree, from_dotted, merge, parse_overrides, read_yaml
 from nexus.data.crops.config import with_preset
-from nexus.training.auto import drop_auto
+from nexus.training.choices import drop_auto
 from nexus.training.recipes import read_recipe
 
 

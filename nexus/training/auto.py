@@ -7,16 +7,15 @@ the same device.
 
 import math
 import os
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from nexus.config import Tree, build, from_dotted, merge
-from nexus.data.channels import ChannelFacts
+from nexus.config import Tree, build
 from nexus.data.crops.config import COLOURLESS
 from nexus.models.vision import architecture
+from nexus.training.choices import Choice, Chooser, DataFacts, drop_auto, lookup, round_to
 from nexus.training.config import TrainConfig
+from nexus.training.scaling import scale_backbone, scale_crops, scale_objective, scale_schedule, scale_teacher
 from nexus.training.summary import parameter_counts
 
 RESIDENT_SIDE, RESIDENT_BYTES = 64, 2**30
@@ -24,40 +23,6 @@ RESIDENT_SIDE, RESIDENT_BYTES = 64, 2**30
 
 GREY_MODES = {"1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 """Pillow's modes without colours."""
-
-
-@dataclass(frozen=True)
-class DataFacts:
-    """What the choices depend on: how many images, how large (median shorter side, pixels), any labels."""
-
-    images: int
-    short_side: int
-    labelled: bool = False
-    one_size: bool = False
-    """All images that were looked at are squares of `short_side`."""
-    grey: bool = False
-    """None of the images that were looked at has colours."""
-    channels: ChannelFacts | None = None
-    """Their native channels, where it is these that are trained on."""
-
-    @property
-    def resident_bytes(self) -> float:
-        """Memory that all images take as bytes, if they have one size; none holds deeper ones."""
-        if self.channels and self.channels.deep:
-            return math.inf
-        return self.images * self.short_side**2 * (self.channels.chans if self.channels else 3)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One setting chosen for the user, and the reason that is printed."""
-
-    key: str
-    value: Any
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.key}={self.value}  ({self.reason})"
 
 
 def best_device() -> tuple[str, str]:
@@ -81,56 +46,22 @@ def has_fast_bf16(kind: str) -> bool:
 
 def automatic(given: Tree, facts: DataFacts) -> tuple[Tree, list[Choice]]:
     """Complete the user's settings: the merged tree, and the choices that were made."""
-    chooser = _Chooser(drop_auto(given))
+    chooser = Chooser(drop_auto(given))
     _compute(chooser)
     _channels(chooser, facts)
     _input(chooser, facts)
     _model(chooser, facts)
-    _schedule(chooser, facts)
-    _objective(chooser, facts)
+    scale_schedule(chooser, facts)
+    scale_objective(chooser, facts)
+    scale_teacher(chooser)
+    scale_backbone(chooser)
+    scale_crops(chooser, facts)
     _parallel(chooser)
     _bookkeeping(chooser, facts)
     return chooser.tree, chooser.choices
 
 
-def drop_auto(tree: Tree) -> Tree:
-    """The tree without leaves that say `auto`."""
-    kept: Tree = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            kept[key] = drop_auto(value)
-        elif value != "auto":
-            kept[key] = value
-    return kept
-
-
-class _Chooser:
-    """The settings so far: what the user gave, then each choice in turn."""
-
-    def __init__(self, given: Tree) -> None:
-        self.tree = given
-        self.choices: list[Choice] = []
-        self._defaults = TrainConfig().model_dump()
-
-    def choose(self, key: str, value: Any, reason: str) -> None:
-        """Set `key` unless the user did."""
-        if _lookup(self.tree, key) is None:
-            self.tree = merge(self.tree, from_dotted({key: value}))
-            self.choices.append(Choice(key, value, reason))
-
-    def __getitem__(self, key: str) -> Any:
-        value = _lookup(self.tree, key)
-        return _lookup(self._defaults, key) if value is None else value
-
-
-def _lookup(tree: Tree, dotted: str) -> Any:
-    value: Any = tree
-    for part in dotted.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
-
-
-def _compute(now: _Chooser) -> None:
+def _compute(now: Chooser) -> None:
     device, why = best_device()
     now.choose("compute.device", device, why)
     kind = str(now["compute.device"]).partition(":")[0]
@@ -140,7 +71,7 @@ def _compute(now: _Chooser) -> None:
     now.choose("compute.compile", False, "it gains little on CPUs, and we have not measured it on a GPU")
 
 
-def _channels(now: _Chooser, facts: DataFacts) -> None:
+def _channels(now: Chooser, facts: DataFacts) -> None:
     found = facts.channels
     if found is None:
         return
@@ -161,7 +92,7 @@ def _channels(now: _Chooser, facts: DataFacts) -> None:
     now.choose("data.std", list(stats.std), reason)
 
 
-def _input(now: _Chooser, facts: DataFacts) -> None:
+def _input(now: Chooser, facts: DataFacts) -> None:
     on_gpu = str(now["compute.device"]).startswith("cuda")
     small = facts.one_size and facts.short_side <= RESIDENT_SIDE and facts.resident_bytes <= RESIDENT_BYTES
     if small:
@@ -185,19 +116,19 @@ def _input(now: _Chooser, facts: DataFacts) -> None:
 
 def several_devices(given: Tree) -> tuple[int, str]:
     """How many devices to train on, and why: all GPUs among which the batch can be split, or one CPU."""
-    now = _Chooser(drop_auto(given))
-    if _lookup(now.tree, "compute.devices") is not None:
+    now = Chooser(drop_auto(given))
+    if lookup(now.tree, "compute.devices") is not None:
         return int(now["compute.devices"]), "as asked"
-    device = str(_lookup(now.tree, "compute.device") or best_device()[0])
+    device = str(lookup(now.tree, "compute.device") or best_device()[0])
     if device != "cuda":
         return 1, f"one process on {device}"
-    gpus, batch = torch.cuda.device_count(), _lookup(now.tree, "schedule.batch_size")
+    gpus, batch = torch.cuda.device_count(), lookup(now.tree, "schedule.batch_size")
     turns = int(now["schedule.accumulation"])
     fitting = [n for n in range(1, gpus + 1) if batch is None or int(batch) % (n * turns) == 0]
     return max(fitting, default=1), f"of {gpus} GPUs, as many as the batch can be split among"
 
 
-def _parallel(now: _Chooser) -> None:
+def _parallel(now: Chooser) -> None:
     """One copy for each process as long as it fits: that is simpler, and less has to travel."""
     if int(now["compute.devices"]) < 2:
         return
@@ -226,9 +157,9 @@ def _memory(device: str) -> float:
     )
 
 
-def _model(now: _Chooser, facts: DataFacts) -> None:
+def _model(now: Chooser, facts: DataFacts) -> None:
     on_cpu = str(now["compute.device"]).startswith("cpu")
-    largest = 96 if on_cpu else 224
+    largest = 64 if on_cpu else 224
     side = max(16, min(facts.short_side, largest))
     patch = 4 if side <= 40 else 8 if side <= 112 else 14
     size = "tiny" if on_cpu else "small"
@@ -244,35 +175,7 @@ def _model(now: _Chooser, facts: DataFacts) -> None:
     now.choose("crops.local_size", local, f"3/7 of the global crop, a multiple of {patch}")
 
 
-def round_to(value: float, multiple: int) -> int:
-    """The multiple of `multiple` nearest to `value`, at least one."""
-    return max(1, round(value / multiple)) * multiple
-
-
-def _schedule(now: _Chooser, facts: DataFacts) -> None:
-    on_cpu = str(now["compute.device"]).startswith("cpu")
-    devices = int(now["compute.devices"])
-    batch = min((32 if on_cpu else 128) * devices, 2 ** int(math.log2(max(facts.images, 2))))
-    parts = int(now["schedule.accumulation"]) * devices
-    batch = max(batch // parts, 1) * parts
-    kind = "a CPU" if on_cpu else "one GPU"
-    now.choose("schedule.batch_size", batch, kind if devices == 1 else f"{devices} × {kind}")
-    batch = int(now["schedule.batch_size"])
-    passes = 100 if facts.images < 100_000 else 30
-    steps = max(500, min(passes * facts.images // batch, 5_000 if on_cpu else 125_000))
-    now.choose("schedule.steps", steps, f"about {steps * batch / facts.images:.0f} passes over the images")
-    steps = int(now["schedule.steps"])
-    now.choose("optim.warmup_steps", steps // 10, "a tenth of the run")
-    now.choose("optim.freeze_last_layer_steps", steps // 100, "a hundredth of the run")
-    now.choose("teacher.temp_warmup_steps", steps * 3 // 10, "three tenths of the run")
-
-
-def _objective(now: _Chooser, facts: DataFacts) -> None:
-    prototypes = int(min(65536, max(1024, 2 ** round(math.log2(max(facts.images, 2))))))
-    now.choose("objective.out_dim", prototypes, f"about one prototype an image, {facts.images} images")
-
-
-def _bookkeeping(now: _Chooser, facts: DataFacts) -> None:
+def _bookkeeping(now: Chooser, facts: DataFacts) -> None:
     steps = int(now["schedule.steps"])
     now.choose("log.every", max(1, min(50, steps // 200)), "about two hundred lines")
     now.choose("checkpoint.every", max(1, steps // 20), "twenty in the run")

@@ -19,7 +19,8 @@ from nexus.evals.splits import labelled_splits, split_labelled
 from nexus.log import copied_to, logger, remembered
 from nexus.models.vision import build_backbone
 from nexus.training.asked import Asked
-from nexus.training.auto import GREY_MODES, Choice, DataFacts, automatic, drop_auto, several_devices
+from nexus.training.auto import GREY_MODES, automatic, several_devices
+from nexus.training.choices import Choice, DataFacts, drop_auto
 from nexus.training.config import ComputeConfig, TrainConfig
 from nexus.training.footprint import refuse_what_cannot_fit
 from nexus.training.loop import RunResult, run

@@ -15,7 +15,7 @@ from nexus.data.datasets import scan
 from nexus.errors import ConfigError
 from nexus.training.advice import Change, advice, changes, fitting_recipe
 from nexus.training.asked import Asked
-from nexus.training.auto import Choice
+from nexus.training.choices import Choice
 from nexus.training.config import TrainConfig
 from nexus.training.footprint import available_memory, likely_memory
 from nexus.training.launch import Settled, check, settle

@@ -19,7 +19,8 @@ from PIL import Image
 from nexus.cli.commands import app
 from nexus.config import fields
 from nexus.training import TrainConfig
-from nexus.training.auto import DataFacts, automatic
+from nexus.training.auto import automatic
+from nexus.training.choices import DataFacts
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(

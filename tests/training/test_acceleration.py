@@ -9,7 +9,8 @@ import torch
 
 from nexus.models.vision import VisionTransformer
 from nexus.training.acceleration import checkpoint_blocks, compile_blocks, why_not_compiled
-from nexus.training.auto import DataFacts, automatic
+from nexus.training.auto import automatic
+from nexus.training.choices import DataFacts
 from tests.training import runs
 
 

@@ -14,7 +14,7 @@ from nexus.data.datasets import open_dataset
 from nexus.errors import ConfigError, DataError
 from nexus.training import TrainConfig, rehearsal
 from nexus.training.advice import advice, changes, fitting_recipe, smaller_architecture
-from nexus.training.auto import DataFacts
+from nexus.training.choices import DataFacts
 from nexus.training.footprint import likely_memory
 from nexus.training.plan import Plan, budget_seconds, plan
 from nexus.training.recipes import read_recipe, recipe_names
@@ -143,7 +143,7 @@ def test_what_does_not_fit_is_not_tried_and_changes_are_named(monkeypatch: pytes
         "schedule.accumulation=2",
         "compute.checkpointing=full",
         "schedule.batch_size=2048",
-        "crops.local_number=4",
+        "crops.local_number=2",
         "model.arch=vit_small_patch8",
     }
 
