@@ -16,7 +16,7 @@ from nexus.training.choices import DataFacts, round_to
 from nexus.training.config import TrainConfig
 from nexus.training.flops import step_flops
 from nexus.training.footprint import likely_memory
-from nexus.training.rehearsal import Rehearsal
+from nexus.training.rehearsal import Rehearsal, of_one_process
 from nexus.training.state import vit_config
 
 SMALLER = {"giant": "large", "large": "base", "base": "small", "small": "tiny"}
@@ -107,7 +107,7 @@ def _rate_with(config: TrainConfig, other: TrainConfig, measured: Rehearsal | No
 
 def _memory_with(config: TrainConfig, other: TrainConfig, measured: Rehearsal | None) -> int:
     """Bytes after the change: the measured peak, its parts scaled as their estimates are."""
-    now, then = likely_memory(config), likely_memory(other)
+    now, then = (likely_memory(of_one_process(each)) for each in (config, other))
     if measured is None:
         return sum(then.values())
     growing, other_growing = (sum(v for k, v in part.items() if k != "weights") for part in (now, then))
@@ -119,7 +119,7 @@ def advice(config: TrainConfig, images: int, measured: Rehearsal | None, availab
     """What somebody should know before starting this run, in sentences; empty where all is well."""
     found = []
     schedule = config.schedule
-    need = measured.memory if measured else sum(likely_memory(config).values())
+    need = measured.memory if measured else sum(likely_memory(of_one_process(config)).values())
     if available is not None and need > available:
         found.append(
             f"does not fit: a step needs about {need / 2**30:,.1f} GiB, {config.compute.device} has "

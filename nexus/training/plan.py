@@ -20,7 +20,7 @@ from nexus.training.config import TrainConfig
 from nexus.training.footprint import available_memory, likely_memory
 from nexus.training.launch import Settled, check, settle
 from nexus.training.processes import local_device
-from nexus.training.rehearsal import Rehearsal, rehearse
+from nexus.training.rehearsal import Rehearsal, of_one_process, rehearse
 from nexus.training.summary import lr_sentence, model_sentence, step_sentence
 
 BUDGETS = ("15min", "1h", "8h")
@@ -150,7 +150,7 @@ def plan(
         recipe=recipe,
         suggestion=None if recipe or config or model else fitting_recipe(settled.facts, settled.config),
         rehearsal=rehearsal,
-        estimate=likely_memory(settled.config),
+        estimate=likely_memory(of_one_process(settled.config)),
         available=available,
         budgets=[_budget(*item, settled, rehearsal, command) for item in lengths.items()]
         if rehearsal

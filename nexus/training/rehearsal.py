@@ -62,10 +62,19 @@ class _Try:
     peak: int
 
 
+def of_one_process(config: TrainConfig) -> TrainConfig:
+    """The part of a run that one of its processes makes, as a run of its own."""
+    batch, devices = config.schedule.batch_size // config.compute.devices, config.compute.devices
+    if devices == 1:
+        return config
+    alone = {"schedule.batch_size": batch, "compute.devices": 1, "compute.parallel": "ddp"}
+    return build(TrainConfig, merge(config.model_dump(), from_dotted(alone)))
+
+
 def rehearse(config: TrainConfig, dataset: ImageDataset, seconds: float = 8.0) -> Rehearsal | None:
     """Make steps for about `seconds`, at least two. `None` where not even a small batch fits."""
-    device = prepared_device(config)
-    part = config.schedule.batch_size // config.schedule.accumulation // config.compute.devices
+    device, config = prepared_device(config), of_one_process(config)
+    part = config.schedule.batch_size // config.schedule.accumulation
     most = min(part, _fitting(config, device))
     if not most:
         return None
@@ -85,7 +94,7 @@ def _fitting(config: TrainConfig, device: torch.device) -> int:
     """Images that should fit at once, with a fifth of the memory to spare; 0 where nothing does."""
     have = available_memory(device)
     parts = likely_memory(config)
-    images = config.schedule.batch_size / config.schedule.accumulation / config.compute.devices
+    images = config.schedule.batch_size / config.schedule.accumulation
     if have is None:
         return int(images)
     fit = int((0.8 * have - parts["weights"]) * images / max(parts["crops"] + parts["activations"], 1))
@@ -106,7 +115,7 @@ def _try(
     config: TrainConfig, dataset: ImageDataset, device: torch.device, images: int, seconds: float
 ) -> _Try:
     """Steps of `images` at once for about `seconds`, at least two after the first."""
-    changes = {"schedule.batch_size": images, "schedule.accumulation": 1, "compute.devices": 1}
+    changes = {"schedule.batch_size": images, "schedule.accumulation": 1}
     small = build(TrainConfig, merge(config.model_dump(), from_dotted({**changes, "compute.compile": False})))
     before, began, worked = peak_memory(device), time.perf_counter(), time.process_time()
     state, schedules = build_state(small, device), Schedules(config)

@@ -162,6 +162,15 @@ def test_a_change_is_as_fast_as_its_operations_say() -> None:
         assert change.fits
 
 
+def test_one_of_several_processes_is_a_run_of_its_part() -> None:
+    schedule, compute = {"steps": 5, "batch_size": 24, "accumulation": 3}, {"device": "cpu", "devices": 4}
+    whole = build(TrainConfig, {**read_recipe("smoke"), "schedule": schedule, "compute": compute})
+    part = rehearsal.of_one_process(whole)
+    assert (part.schedule.batch_size, part.schedule.accumulation, part.compute.devices) == (6, 3, 1)
+    assert part.model == whole.model
+    assert rehearsal.of_one_process(part) is part
+
+
 def test_memory_goes_down_in_the_order_of_checkpointing() -> None:
     needs = [
         likely_memory(build(TrainConfig, {"compute": {"checkpointing": kind}}))["activations"]
