@@ -15,6 +15,7 @@ TASKS: dict[str, str] = {
     "knn": "nexus.evals.knn",
     "linear": "nexus.evals.linear",
     "retrieval": "nexus.evals.retrieval.task",
+    "logreg": "nexus.evals.logreg",
 }
 """Name → the module that holds its `TASK`; imported when it is used."""
 
