@@ -39,4 +39,6 @@ def jpeg(x: Pixels, quality: float, scale: Scale, rng: np.random.Generator) -> P
     quality = 100 - (100 - quality) * scale.dirt
     pixels = np.rint(np.clip(x, 0, 1) * 255).astype(np.uint8)
     _, data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, round(quality)])
-    return cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1].astype(np.float32) / 255
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert decoded is not None
+    return decoded[..., ::-1].astype(np.float32) / 255
