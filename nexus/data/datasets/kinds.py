@@ -19,6 +19,10 @@ from nexus.data.datasets.arrow import is_saved, saved_source
 from nexus.data.datasets.base import ImageDataset
 from nexus.data.datasets.dicom import DICOM_ENDINGS, dicom_source
 from nexus.data.datasets.folder import FileDataset, describe, folder_splits, open_folder
+from nexus.data.datasets.known.imagenet import imagenet_source, is_imagenet
+from nexus.data.datasets.known.inaturalist import inaturalist_source, is_inaturalist
+from nexus.data.datasets.known.places import is_places, places_source
+from nexus.data.datasets.known.shifted import shifted_name, shifted_source
 from nexus.data.datasets.labels import folder_labels
 from nexus.data.datasets.listing import LIST_ENDINGS, list_source
 from nexus.data.datasets.lmdb import is_lmdb, lmdb_source
@@ -236,6 +240,12 @@ FILES = (
 
 FOLDERS = (
     Kind("a pack", lambda place: is_pack(place.path), _pack),
+    Kind("ImageNet-1k", lambda place: is_imagenet(place.path), imagenet_source),
+    Kind(
+        "ImageNet-V2, -R, -A or -Sketch", lambda place: shifted_name(place.path) is not None, shifted_source
+    ),
+    Kind("iNaturalist", lambda place: is_inaturalist(place.path), inaturalist_source),
+    Kind("Places", lambda place: is_places(place.path), places_source),
     Kind("LMDB", lambda place: is_lmdb(place.path), lmdb_source),
     Kind("zarr", _has("zarr.json", ".zarray", ".zgroup"), zarr_source),
     Kind("a saved Hugging Face data set", lambda place: is_saved(place.path), saved_source),
