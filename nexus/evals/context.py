@@ -91,18 +91,22 @@ class EvalContext:
             self._kept["labelled"] = labelled_splits(self.data, self.limit)
         return self._kept["labelled"]
 
-    def features(self, dataset: ImageSource, *, layers: int = 1, flip: bool = False) -> Features:
+    def features(
+        self, dataset: ImageSource, *, layers: int = 1, flip: bool = False, keep: bool = True
+    ) -> Features:
         """CLS of the last `layers` blocks and the mean patch of all images, extracted once for all tasks.
 
         Rows are in the order of the data set, unreadable images are in `faults`. `flip` mirrors every image.
         Layers are clipped to the depth of the backbone. Raw pixels are those of the whole image, 32 × 32.
+        Without `keep` nobody else will ask for this data set, and the features are not kept in memory.
         """
         layers = min(max(layers, self.layers), self.depth)
         key = ("features", id(dataset), flip)
         _, found = self._kept.get(key, (None, None))
         if found is None or found.layer_cls.shape[1] < layers:
             found = self._extracted(dataset, layers, flip)
-            self._kept[key] = dataset, found  # with the data set, whose id is not given to another then
+            if keep:
+                self._kept[key] = dataset, found  # with the data set, whose id is not given to another then
         return found
 
     def patches(self, dataset: ImageSource, *, flip: bool = False) -> PatchTable:
@@ -143,6 +147,11 @@ class EvalContext:
             self.backbone, images, layers=layers, fit=self.view.fit, precision=self.view.precision
         )
         return _usable(found)
+
+    def at_size(self, size: int) -> "EvalContext":
+        """The same evaluation of square images with that side."""
+        kept = {key: value for key, value in self._kept.items() if key == "labelled"}
+        return replace(self, view=replace(self.view, size=size, resize=None), _kept=kept)
 
     def on_pixels(self) -> "EvalContext":
         """The same evaluation of raw pixels, on the same images."""

@@ -121,7 +121,7 @@ def knn_result(
     sizes = _clip(config.k, min(len(rows) for rows in banks))
     if sizes[-1] < max(config.k):
         log.info("k is clipped to the %d training images: %s", sizes[-1], sizes)
-    headline = min(sizes, key=lambda k: (abs(k - HEADLINE_K), k))
+    headline = headline_k(config, sizes[-1])
     tries = [_hits(train.rows(rows), test, sizes, config, device) for rows in banks]
     mean = {k: torch.stack([hits[k] for hits in tries]).mean(0) for k in sizes}
     details: dict[str, Any] = {
@@ -138,6 +138,11 @@ def knn_result(
             "train_samples": len(banks[0]),
         }
     return classification(mean[headline][0], train, test, details, config.seed)
+
+
+def headline_k(config: KNNConfig, bank: int) -> int:
+    """20, or what is nearest to it among the k of the settings, for a bank of that many images."""
+    return min(_clip(config.k, bank), key=lambda k: (abs(k - HEADLINE_K), k))
 
 
 def _hits(

@@ -63,6 +63,9 @@ class LinearConfig(Config):
     """Share of the training images that the probe is chosen on."""
     flip: bool = False
     """Whether mirrored training images are learned from too."""
+    sizes: tuple[PositiveInt, ...] = ()
+    """Sides of the images to evaluate at, such as [224, 518], each with a choice of its own; the first is the
+    headline. Empty for the size of the evaluation."""
     seed: int = 0
     """Seed of the held-out images, the first weights, the order of the images and the bootstrap."""
 
@@ -170,7 +173,18 @@ def evaluate_linear(
 
 
 def run(context: EvalContext, config: LinearConfig) -> TaskResult:
-    """The linear probe on the labelled images of a context, trained with each of its seeds."""
+    """The linear probe on the labelled images of a context, trained with each of its seeds, at each size."""
+    if not config.sizes:
+        return _at_one_size(context, config)
+    if context.is_baseline:  # always 32 × 32
+        found = dict.fromkeys(config.sizes, _at_one_size(context, config))
+    else:
+        found = {size: _at_one_size(context.at_size(size), config) for size in config.sizes}
+    first, *others = found
+    return replace(found[first], parts={f"{size}px": found[size] for size in others})
+
+
+def _at_one_size(context: EvalContext, config: LinearConfig) -> TaskResult:
     train, test, split = context.labelled()
     layers = max(config.n_last_blocks)
     learned, tested = (context.features(part, layers=layers) for part in (train, test))
@@ -193,6 +207,50 @@ TASK = Task(
 )
 
 
+@dataclass(frozen=True)
+class ChosenProbe:
+    """The best probe of the grid, trained again on all training images."""
+
+    probes: Probes
+    """One."""
+    setting: Setting
+    held_out_top1: float
+    held_out_samples: int
+    steps: int
+    grid: dict[Setting, float]
+    """Held-out top-1 of every setting."""
+
+    def scores(self, features: Features, device: torch.device) -> Float[Tensor, "samples classes"]:
+        """The logits of all rows, on the CPU."""
+        rows = torch.arange(len(features))
+        choice = (self.setting.n_last_blocks, self.setting.avgpool)
+        parts = [probe_inputs(features, part, *choice).to(device) for part in rows.split(4096)]
+        return torch.cat([self.probes(inputs)[:, 0].cpu() for inputs in parts])
+
+
+def choose_probe(
+    tables: tuple[Features, ...], config: LinearConfig, classes: int, device: torch.device
+) -> ChosenProbe:
+    """Train the grid on labelled features, choose on held-out images, and train the best on all of them.
+
+    `tables[1:]` are other views of the same images, row for row.
+    """
+    labels = tables[0].labels
+    assert labels is not None
+    fit, held = stratified(labels, config.held_out, config.seed)
+    if not len(held) or len(labels.unique()) < 2:
+        raise DataError("a linear probe needs two classes and two images in one of them; label more images")
+    grid = _grid_accuracy(tables, fit, held, config, classes, device)
+    best, (accuracy, _) = max(grid.items(), key=lambda item: item[1])
+    log.info("chosen on %d held-out training images: %s", len(held), best)
+    everything = torch.arange(len(labels))
+    choice = (best.n_last_blocks, best.avgpool)
+    probes = train_probes(tables, everything, *choice, (best.learning_rate,), config, classes, device)
+    steps = config.steps(len(labels) * len(tables))
+    shares = {setting: top1 for setting, (top1, _) in grid.items()}
+    return ChosenProbe(probes, best, accuracy, len(held), steps, shares)
+
+
 def linear_result(
     train: Features,
     test: Features,
@@ -206,27 +264,20 @@ def linear_result(
     assert flipped is None or flipped.names == train.names
     tables = tuple(labelled(table, "training") for table in (train, flipped) if table is not None)
     train, test = tables[0], labelled(test, "test")
-    assert train.labels is not None
+    assert test.labels is not None
     classes = count_classes(train, test)
-    fit, held = stratified(train.labels, config.held_out, config.seed)
-    if not len(held) or len(train.labels.unique()) < 2:
-        raise DataError("a linear probe needs two classes and two images in one of them; label more images")
-    grid = _grid_accuracy(tables, fit, held, config, classes, device)
-    best, (accuracy, _) = max(grid.items(), key=lambda item: item[1])
-    log.info("chosen on %d held-out training images: %s", len(held), best)
-    everything = torch.arange(len(train))
-    choice = (best.n_last_blocks, best.avgpool)
-    probes = train_probes(tables, everything, *choice, (best.learning_rate,), config, classes, device)
-    rank, _ = _ranks(probes, test, torch.arange(len(test)), *choice, device)
+    chosen = choose_probe(tables, config, classes, device)
+    rank = rank_of_truth(chosen.scores(test, device), test.labels)
     details = {
-        "top5": float((rank[0] < 5).double().mean()) if classes > 5 else None,
-        "setting": asdict(best),
-        "held_out_top1": accuracy,
-        "held_out_samples": len(held),
-        "steps": config.steps(len(train) * len(tables)),
-        "grid": [{**asdict(setting), "held_out_top1": top1} for setting, (top1, _) in grid.items()],
+        "top5": float((rank < 5).double().mean()) if classes > 5 else None,
+        "size": test.size,
+        "setting": asdict(chosen.setting),
+        "held_out_top1": chosen.held_out_top1,
+        "held_out_samples": chosen.held_out_samples,
+        "steps": chosen.steps,
+        "grid": [{**asdict(setting), "held_out_top1": top1} for setting, top1 in chosen.grid.items()],
     }
-    return classification((rank[0] < 1).float(), train, test, details, config.seed)
+    return classification((rank < 1).float(), train, test, details, config.seed)
 
 
 def _grid_accuracy(
