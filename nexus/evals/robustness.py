@@ -65,8 +65,11 @@ class RobustnessConfig(Config):
     seed: int = 0
     """Seed of the corruptions, of the draw of images and of the bootstrap."""
     knn: KNNConfig = KNNConfig()
+    """Settings of the k-NN."""
     linear: LinearConfig = LinearConfig()
+    """Settings of the linear probe."""
     logreg: LogRegConfig = LogRegConfig()
+    """Settings of the logistic regression."""
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -96,7 +99,7 @@ def run(context: EvalContext, config: RobustnessConfig) -> TaskResult:
         raise ConfigError("robustness.corruptions and robustness.test_sets are both empty; name one of them")
     train, test, split = context.labelled()
     mapping = None if config.mapping is None else read_mapping(config.mapping)
-    names = [Path(spec).name or spec for spec in config.test_sets]
+    names = tuple(Path(spec).name or spec for spec in config.test_sets)
     names = config.test_sets if len(set(names)) < len(names) else names
     shifted = {name: _open(spec) for name, spec in zip(names, config.test_sets, strict=True)}
     fitted = _fit(context, config, train, test)
@@ -225,8 +228,15 @@ def _sheet(
 ) -> Callable[[], Iterable[EvalPicture]]:
     def draw() -> Iterable[EvalPicture]:
         sample = base[0]
-        what = {"name": sample.name, "seed": config.seed, "shares": shares}
-        image = corruption_sheet(sample.image, config.kinds, config.severities, side, **what)
+        image = corruption_sheet(
+            sample.image,
+            config.kinds,
+            config.severities,
+            side,
+            name=sample.name,
+            seed=config.seed,
+            shares=shares,
+        )
         yield EvalPicture("Corruptions", "One test image; below each, the accuracy on all of them.", image)
 
     return draw
