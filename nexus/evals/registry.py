@@ -16,6 +16,7 @@ TASKS: dict[str, str] = {
     "linear": "nexus.evals.linear",
     "retrieval": "nexus.evals.retrieval.task",
     "logreg": "nexus.evals.logreg",
+    "attentive": "nexus.evals.attentive",
     "robustness": "nexus.evals.robustness",
 }
 """Name → the module that holds its `TASK`; imported when it is used."""
