@@ -1,7 +1,7 @@
 """Self-supervised visual features: DINOv2, complete, for anybody with a folder of images.
 
-The doors are `nexus.train`, `nexus.load`, `nexus.embed`, `nexus.evaluate`, `nexus.convert`, `nexus.export`;
-importing the package costs nothing until one of them is used.
+The doors are `nexus.train`, `nexus.load`, `nexus.embed`, `nexus.evaluate`, `nexus.convert`, `nexus.export`
+and `nexus.doctor`; importing the package costs nothing until one of them is used.
 """
 
 from importlib import import_module
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from nexus.checkup import doctor
     from nexus.embedding import embed
     from nexus.evals import evaluate
     from nexus.exporting import export
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _DOORS = {
     "convert": "nexus.weights",
+    "doctor": "nexus.checkup",
     "embed": "nexus.embedding",
     "evaluate": "nexus.evals",
     "export": "nexus.exporting",
@@ -25,7 +27,7 @@ _DOORS = {
     "train": "nexus.training",
 }
 
-__all__ = ["__version__", "convert", "embed", "evaluate", "export", "load", "train"]
+__all__ = ["__version__", "convert", "doctor", "embed", "evaluate", "export", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:

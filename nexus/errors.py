@@ -9,6 +9,7 @@
     ├── WeightsError            a weight file is missing, damaged, or does not fit the model
     ├── ExportError             an exported file does not compute what the model does; carries `.result`
     └── RunError                a run folder is in the way, unfinished, finished, or cannot be written
+        ├── IllRun              the run was saved and stopped because it is ill (health.policy=stop)
         └── SaidElsewhere       another process of the run has failed, and says why
 
 A message says what is wrong, why, and how to cure it, in that order.
@@ -66,6 +67,10 @@ class ExportError(NexusError):
 
 class RunError(NexusError):
     """A run folder is in the way, unfinished, finished, or cannot be written."""
+
+
+class IllRun(RunError):
+    """A run was saved and stopped because it is fatally ill, as `health.policy=stop` asks."""
 
 
 class SaidElsewhere(RunError):

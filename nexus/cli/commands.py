@@ -7,6 +7,7 @@ import typer
 
 from nexus import __version__
 from nexus.cli.data_commands import data_app
+from nexus.cli.doctor_command import doctor
 from nexus.cli.layout import LENGTH, MACHINE, RESULT, WHAT, GroupedCommand
 from nexus.cli.plan_command import plan
 from nexus.errors import ConfigError, choose
@@ -23,6 +24,7 @@ app = typer.Typer(
 
 app.add_typer(data_app)
 app.command(cls=GroupedCommand)(plan)
+app.command(cls=GroupedCommand)(doctor)
 
 _ENCODERS: dict[str, Literal["teacher", "student"]] = {"teacher": "teacher", "student": "student"}
 

@@ -6,6 +6,7 @@
 | 1         | a bug of nexus                                                                   |
 | 2         | something that the user can mend: options, settings, data, files, memory         |
 | 3         | training was stopped by a signal after it had saved; `nexus train --resume`      |
+| 4         | training was saved and stopped by `health.policy=stop`: it is ill                |
 | 130       | interrupted with Ctrl-C                                                          |
 """
 
@@ -13,7 +14,7 @@ import errno
 
 import typer
 
-from nexus.errors import NexusError, SaidElsewhere, nearest
+from nexus.errors import IllRun, NexusError, SaidElsewhere, nearest
 
 UsageError = typer.BadParameter.__mro__[1]
 """Base of everything that typer says about options (typer does not export it)."""
@@ -38,6 +39,8 @@ def explain(error: BaseException) -> tuple[str, int]:
     """The message for the user, and the exit code; no message where another process says it."""
     if isinstance(error, SaidElsewhere):
         return "", error.code
+    if isinstance(error, IllRun):
+        return str(error), 4
     if isinstance(error, NexusError):
         return str(error), 2
     if isinstance(error, UsageError):

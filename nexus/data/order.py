@@ -17,7 +17,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float, Int64, Integer
 
-CROPS, MASKS, REPLACEMENTS, TURNS, SOURCES = 1, 2, 3, 4, 5
+CROPS, MASKS, REPLACEMENTS, TURNS, SOURCES, PROBE = 1, 2, 3, 4, 5, 6
 """Independent random streams of a run, beside the order of the images (0)."""
 
 

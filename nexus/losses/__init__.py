@@ -7,7 +7,7 @@ from nexus.losses.centering import (
     build_centering,
     sinkhorn_knopp,
 )
-from nexus.losses.diagnostics import entropy, kl, prototype_usage
+from nexus.losses.diagnostics import entropy, kl, likeness_of, prototype_usage, spread_of
 from nexus.losses.dino import dino_loss, dino_pair_losses, pair_weights, split_pairs
 from nexus.losses.ibot import ibot_loss
 from nexus.losses.koleo import koleo_loss
@@ -29,9 +29,11 @@ __all__ = [
     "ibot_loss",
     "kl",
     "koleo_loss",
+    "likeness_of",
     "pair_weights",
     "prototype_loss",
     "prototype_usage",
     "sinkhorn_knopp",
     "split_pairs",
+    "spread_of",
 ]

@@ -1,8 +1,9 @@
-"""What tells a collapse from learning: entropy of the targets, distance to them, usage."""
+"""What tells a collapse from learning, from the tensors of a step: entropy, usage, spread."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from nexus.losses.cross_entropy import cross_entropy
 from nexus.losses.numerics import full_dtype, row_slices
@@ -39,3 +40,21 @@ def prototype_usage(probs: Float[Tensor, "rows prototypes"]) -> Float[Tensor, ""
     used = torch.zeros(probs.shape[1], dtype=torch.float32, device=probs.device)
     used[probs.argmax(dim=1)] = 1.0
     return used.mean()
+
+
+@torch.no_grad()
+def spread_of(features: Float[Tensor, "crops dim"]) -> Float[Tensor, ""]:
+    """Mean standard deviation of a dimension over crops, over the root mean square of all values, in 0..1.
+
+    0 where all crops have the same features. In float32.
+    """
+    x = features.detach().float()
+    return x.std(dim=0, correction=0).mean() / x.square().mean().sqrt().clamp(min=1e-12)
+
+
+@torch.no_grad()
+def likeness_of(features: Float[Tensor, "crops dim"]) -> Float[Tensor, ""]:
+    """Mean cosine between two different crops, in -1..1; 1 where all point the same way. In float32."""
+    x = F.normalize(features.detach().float(), dim=1)
+    rows = len(x)
+    return (x.sum(dim=0).square().sum() - rows) / max(rows * (rows - 1), 1)

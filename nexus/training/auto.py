@@ -15,6 +15,7 @@ from nexus.data.crops.config import COLOURLESS
 from nexus.models.vision import architecture
 from nexus.training.choices import Choice, Chooser, DataFacts, drop_auto, lookup, round_to
 from nexus.training.config import TrainConfig
+from nexus.training.flops import probe_flops, step_flops
 from nexus.training.scaling import scale_backbone, scale_crops, scale_objective, scale_schedule, scale_teacher
 from nexus.training.summary import parameter_counts
 
@@ -58,6 +59,7 @@ def automatic(given: Tree, facts: DataFacts) -> tuple[Tree, list[Choice]]:
     scale_crops(chooser, facts)
     _parallel(chooser)
     _bookkeeping(chooser, facts)
+    _health(chooser, facts)
     return chooser.tree, chooser.choices
 
 
@@ -183,3 +185,25 @@ def _bookkeeping(now: Chooser, facts: DataFacts) -> None:
         now.choose("online_eval.every", max(1, steps // 10), "there are labels: ten times in the run")
     else:
         now.choose("online_eval.every", 0, "no labels to measure it with")
+
+
+_HEALTH_SHARE = 0.02
+"""Share of the run's operations that may go into looks at the probe."""
+
+
+def _health(now: _Chooser, facts: DataFacts) -> None:
+    """As often as the share allows, at logged steps; never where a run is too short for three looks."""
+    config = build(TrainConfig, merge(now.tree, {"schedule": {"accumulation": 1}, "compute": {"devices": 1}}))
+    images = min(config.health.images, facts.images)
+    look, steps, line = (
+        probe_flops(config, images) / step_flops(config),
+        config.schedule.steps,
+        config.log.every,
+    )
+    left = _HEALTH_SHARE * steps - 2 * look  # after the first and the last look
+    every = math.ceil(look * steps / left / line) * line if left > 0 else steps
+    share = (steps // every + 2) * look / steps
+    if every > steps // 2:
+        now.choose("health.every", 0, "looks at features would take more than 2 % of so short a run")
+    else:
+        now.choose("health.every", every, f"looks at {images} images, {share:.1%} of the run's operations")

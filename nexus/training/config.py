@@ -124,6 +124,17 @@ class OnlineEvalConfig(Config):
     """Most images of either side, the bank and the queries; without splits a fifth of them are queries."""
 
 
+class HealthConfig(Config):
+    """Watching whether the run learns: docs/health.md."""
+
+    every: NonNegativeInt = 500
+    """Steps between looks at the features of the probe; 0: never, and only the steps are watched."""
+    images: Annotated[int, Field(ge=8)] = 128
+    """Training images of the probe, two crops each; a smaller data set is taken whole."""
+    policy: Literal["off", "warn", "stop"] = "warn"
+    """What a fatal illness leads to: nothing, one warning by name, or a saved run that stops with code 4."""
+
+
 class TrainConfig(Config):
     """One run."""
 
@@ -153,6 +164,8 @@ class TrainConfig(Config):
     """Logging."""
     online_eval: OnlineEvalConfig = OnlineEvalConfig()
     """Evaluation while training."""
+    health: HealthConfig = HealthConfig()
+    """Health while training."""
 
     @model_validator(mode="after")
     def _batch_divides(self) -> "TrainConfig":

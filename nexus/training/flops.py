@@ -44,6 +44,15 @@ def step_flops(config: TrainConfig, masked: float | None = None) -> float:
     return parts * (teacher + student + heads)
 
 
+def probe_flops(config: TrainConfig, images: int) -> float:
+    """Operations of one look at the probe: two crops an image through the teacher, and 64 more."""
+    vit = vit_config(config.model, config.crops.global_size)
+    crops = 2 * images + 64
+    tokens = 1 + vit.num_register_tokens + (config.crops.global_size // vit.patch_size) ** 2
+    backbone = backbone_flops(vit, crops, config.crops.global_size, crops * tokens, train=False)
+    return backbone + head_flops(config.objective, vit.embed_dim, 2 * images, 0.0)
+
+
 def backbone_flops(vit: ViTConfig, images: int, side: int, rows: float, *, train: bool) -> float:
     """Operations of one forward pass that reads `rows` tokens, or with `train` of forward and backward."""
     grid = side // vit.patch_size

@@ -18,11 +18,12 @@ from nexus.data.multicrop import MultiCropAugmentation
 from nexus.data.order import StepSampler
 from nexus.data.resident import ResidentBatches, ResidentImages
 from nexus.distributed import is_main, local_world_size, on_main, rank, world_size
-from nexus.errors import DataError
+from nexus.errors import DataError, IllRun
 from nexus.log import copied_to, logger
 from nexus.training.agreement import Agreement
 from nexus.training.config import Schedules, TrainConfig
 from nexus.training.guards import Guards
+from nexus.training.health import Health
 from nexus.training.interrupt import Interrupt, graceful_stop
 from nexus.training.memory import keep_freed_memory
 from nexus.training.metrics import append_line, read_lines
@@ -101,6 +102,7 @@ def _train(
     faults.add(dataset.faults)
     guards = Guards(config, faults, device)
     evaluation = OnlineKNN(config, dataset, folder.evals)
+    health = Health(config, dataset, folder, device)
     saver = Saver(config, dataset, folder, state)
     agreement = Agreement(interrupt)
     stream = batches(config, dataset, state.step, device)
@@ -133,15 +135,20 @@ def _train(
                 profiler.step()
 
                 # -- once in a while ------------------------------------------------------------------
-                if state.step % config.log.every == 0 or state.step in (1, steps):
-                    progress.report(_record(state, values, clock, config, folder), unreadable=len(faults))
+                record = None
+                signs = health.look(state.model, state.step, values.teacher_temp)
+                if signs or state.step % config.log.every == 0 or state.step in (1, steps):
+                    record = _record(state, values, clock, config, folder, signs)
+                    progress.report(record, unreadable=len(faults))
                 if evaluation.due(state.step):
                     evaluation.run(state.model, state.step)
                 if saver.due():
                     saver.begin()
+                if record:
+                    health.judge(record)
                 guards.check(state.step, metrics, agreement.faults)
             guards.finish()
-        except DataError as error:  # from the guards, in all processes: between two steps the state is sound
+        except (DataError, IllRun) as error:  # in all processes: between two steps the state is sound
             agreement.failure = error
         finally:
             stream.close()
@@ -201,7 +208,12 @@ def _stop_early(saver: Saver, agreement: Agreement) -> None:
 
 
 def _record(
-    state: TrainState, values: StepValues, clock: Throughput, config: TrainConfig, folder: RunFolder
+    state: TrainState,
+    values: StepValues,
+    clock: Throughput,
+    config: TrainConfig,
+    folder: RunFolder,
+    signs: dict[str, float],
 ) -> dict[str, Any]:
     """The means since the last record, this step's values and the rate, added to metrics.jsonl."""
     means = state.means.read()
@@ -216,6 +228,7 @@ def _record(
         "teacher_temp": values.teacher_temp,
         "seen": state.step * config.schedule.batch_size,
         **clock.read(),
+        **signs,
     }
     if is_main():
         with survive_full_disk(f"{folder.metrics}"):

@@ -24,6 +24,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nexus.distributed import is_distributed, local_world_size, world_size
 from nexus.models.ssl import DINOv2
+from nexus.models.ssl.head import DINOv2Head
+from nexus.models.ssl.passes import Network
 from nexus.models.vision import VisionTransformer, build_backbone
 
 Parallel = Literal["ddp", "fsdp"]
@@ -75,7 +77,7 @@ def in_step(forward: nn.Module, *, last: bool) -> AbstractContextManager:
 
 
 def whole_backbone(backbone: VisionTransformer) -> VisionTransformer:
-    """The backbone itself, or a copy put together from its slices; every process must call it."""
+    """The backbone itself, or a copy put together from slices; every process calls it."""
     state = backbone.state_dict()
     if not any(isinstance(value, DTensor) for value in state.values()):
         return backbone
@@ -83,6 +85,22 @@ def whole_backbone(backbone: VisionTransformer) -> VisionTransformer:
         copy = build_backbone(backbone.config)
     copy.load_state_dict({name: _whole(value) for name, value in state.items()}, assign=True)
     return copy.eval().requires_grad_(False)
+
+
+def whole_head(model: DINOv2) -> DINOv2Head:
+    """The teacher's head for CLS tokens, or a copy put together from slices; every process calls it."""
+    state = model.teacher_head.state_dict()
+    if not any(isinstance(value, DTensor) for value in state.values()):
+        return model.teacher_head
+    with torch.device("meta"):
+        copy = Network.build(model.teacher_backbone.config, model.objective).head
+    copy.load_state_dict({name: _whole(value) for name, value in state.items()}, assign=True)
+    return copy.eval().requires_grad_(False)
+
+
+def whole_number(value: Tensor) -> float:
+    """A 0-d tensor as a number, summed over slices where it came from some; every process must call it."""
+    return float(_whole(value))
 
 
 def whole_tensors(tensors: Mapping[str, Tensor], prefix: str, *, keep: bool) -> dict[str, Tensor]:

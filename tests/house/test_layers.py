@@ -9,12 +9,12 @@ from tests.house.sources import modules, tree
 
 LAYERS = [
     {"errors", "shapes", "config", "schedules", "distributed", "devices", "log", "checkpoint", "drawing"},
-    {"data", "models.vision", "losses"},
+    {"data", "models.vision", "losses", "health"},
     {"models.ssl"},
     {"weights", "features", "embedding"},
     {"evals", "exporting", "viz"},
     {"training"},
-    {"demo"},
+    {"demo", "checkup"},
     {"cli", "__main__"},
 ]
 STRANGERS = {1, 4}

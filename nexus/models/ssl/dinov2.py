@@ -31,8 +31,10 @@ from nexus.losses import (
     Targets,
     Term,
     build_centering,
+    likeness_of,
     pair_weights,
     prototype_loss,
+    spread_of,
 )
 from nexus.models.ssl.base import BaseSSL
 from nexus.models.ssl.crops import batch_of
@@ -228,6 +230,7 @@ class DINOv2(BaseSSL):
             weight = batch.masks.weight * (want.ibot_weight / (2 * images))
             ibot = Term(patches.unsqueeze(0), asked.patches, [[1.0]], weight)
         loss, metrics = self._cross_entropies(dino, ibot)
+        metrics |= {"student/std": spread_of(cls_global), "student/cosine": likeness_of(cls_global)}
         if ibot is not None:
             metrics["teacher/patch_entropy"] *= asked.patch_share
         if want.koleo_weight > 0:
@@ -248,6 +251,8 @@ class DINOv2(BaseSSL):
         crops = [part for result in results for part in result.crops]
         entropy = [part for result in results for part in result.entropy]
         metrics = {"loss/dino_global": crops[0][:2].sum(), "teacher/entropy": entropy[0]}
+        if self.objective.dino_weight > 0:  # the weights of all pairs add up to dino_weight
+            metrics["teacher/kl"] = crops[0].sum() / self.objective.dino_weight - entropy[0]
         if len(crops[0]) > 2:
             metrics["loss/dino_local"] = crops[0][2:].sum()
         if ibot is not None:

@@ -1,0 +1,5 @@
+"""nexus.doctor: a run, or another tool's log, examined."""
+
+from nexus.checkup.examination import Examination, doctor
+
+__all__ = ["Examination", "doctor"]
