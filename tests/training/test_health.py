@@ -79,19 +79,17 @@ def looked_at_in_two(folder: Path) -> list[dict]:
 
 
 def test_two_processes_see_what_one_sees(tmp_path: Path) -> None:
-    """The first look is at the same weights; later ones differ by the rounding of the gradients' sum."""
+    """At the same weights, which they have after the first step, whose rate is 0; later the gradient's sum is
+    rounded otherwise."""
     ranks = run_processes(looked_at_in_two, 2, tmp_path, tmp_path)
     runs.run(tmp_path / "one", **LOOKS)
+    alone = runs.lines(tmp_path / "one")
     assert ranks[0] == ranks[1]
-    for two, one in zip(ranks[0], runs.lines(tmp_path / "one"), strict=True):
-        signs = {key for key in one if key.startswith("health/")}
-        assert signs == {key for key in two if key.startswith("health/")}
-        for key in signs - {"health/retrieval"}:
-            assert two[key] == pytest.approx(one[key], rel=1e-3, abs=1e-4), (key, one["step"])
-    first = [lines[0] for lines in (ranks[0], runs.lines(tmp_path / "one"))]
-    assert all(
-        first[0][key] == first[1][key] for key in first[0] if key.startswith(("health/detail", "health/c"))
-    )
+    signs = {key for key in alone[0] if key.startswith("health/")}
+    assert len(signs) > 15
+    assert {key: ranks[0][0][key] for key in signs} == {key: alone[0][key] for key in signs}
+    looks = [[line["step"] for line in lines if "health/lidar" in line] for lines in (ranks[0], alone)]
+    assert looks[0] == looks[1] == [1, 2, 4, 6]
 
 
 def test_doctor_of_a_run_with_a_look(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
