@@ -6,7 +6,7 @@ import pytest
 
 from nexus import __version__, cli
 
-VERBS = ("demo", "train", "embed", "eval", "export", "inspect", "card")
+VERBS = ("demo", "train", "doctor", "embed", "eval", "export", "inspect", "card")
 
 
 def shown(words: list[str], capfd: pytest.CaptureFixture) -> str:

@@ -36,7 +36,8 @@ def test_every_line_is_strict_json_with_all_keys(run):
             "flops_per_second", "mfu", "peak_memory",
             "loss/dino_global", "loss/dino_local", "loss/ibot", "loss/koleo",
             "uniform/dino_global", "uniform/dino_local", "uniform/ibot", "uniform/entropy",
-            "teacher/entropy", "teacher/patch_entropy", "grad_norm/backbone", "grad_norm/head",
+            "teacher/entropy", "teacher/patch_entropy", "teacher/kl", "student/std", "student/cosine",
+            "grad_norm/backbone", "grad_norm/head",
             "lr", "last_layer_lr", "weight_decay", "momentum", "teacher_temp",
         }  # fmt: skip
         assert record["images_per_second"] > 0
@@ -45,6 +46,10 @@ def test_every_line_is_strict_json_with_all_keys(run):
         assert record["peak_memory"] > 1e8
         assert record["grad_norm/backbone"] > 0
         assert record["finite"] == 1
+        assert 0 < record["student/std"] < 1
+        assert -1 < record["student/cosine"] < 1
+        cross_entropy = record["loss/dino_global"] + record["loss/dino_local"]  # dino_weight is 1
+        assert record["teacher/kl"] == pytest.approx(cross_entropy - record["teacher/entropy"], rel=1e-4)
 
 
 def test_references_are_what_uniform_outputs_would_cost(run):
