@@ -57,7 +57,7 @@ def made(case: Case, folder: Path, workspace: Path) -> Path:
     out = folder / case.name.replace(" ", "_").replace(",", "").replace("'", "")
     if (out / "done.json").exists():
         return out
-    data = copies_of(case.data, workspace / "copies") if case.copied else case.data
+    data = copies_of(case.data, workspace / "data" / "copies") if case.copied else case.data
     begin = time.process_time()
     with planted(case.plant):
         try:

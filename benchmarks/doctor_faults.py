@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from nexus.data.datasets import open_dataset
+from nexus.demo import demo_data
 from nexus.models.ssl import DINOv2
 from nexus.models.vision import build_backbone
 from nexus.training import loop
@@ -126,6 +127,7 @@ FAULTS = (
             "crops.blur_sigma": [3.0, 5.0],
             "crops.blur_kernel": 15,
         },
+        data=str(demo_data() / "photos-train.tar"),
     ),
     Case(
         "colour",

@@ -10,7 +10,7 @@ import os
 
 import torch
 
-from nexus.config import Tree, build
+from nexus.config import Tree, build, merge
 from nexus.data.crops.config import COLOURLESS
 from nexus.models.vision import architecture
 from nexus.training.choices import Choice, Chooser, DataFacts, drop_auto, lookup, round_to
@@ -191,7 +191,7 @@ _HEALTH_SHARE = 0.02
 """Share of the run's operations that may go into looks at the probe."""
 
 
-def _health(now: _Chooser, facts: DataFacts) -> None:
+def _health(now: Chooser, facts: DataFacts) -> None:
     """As often as the share allows, at logged steps; never where a run is too short for three looks."""
     config = build(TrainConfig, merge(now.tree, {"schedule": {"accumulation": 1}, "compute": {"devices": 1}}))
     images = min(config.health.images, facts.images)
