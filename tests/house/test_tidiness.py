@@ -129,7 +129,19 @@ def test_commands_in_documents_exist(path: Path) -> None:
     )
     assert set(re.findall(r"^\$? ?make ([a-z][\w-]*)", blocks, re.MULTILINE)) <= make_targets()
     verbs = set(re.findall(r"^\$? ?(?:\.venv/bin/)?nexus ([a-z]+)", blocks, re.MULTILINE))
-    known = {"card", "convert", "data", "demo", "doctor", "embed", "eval", "export", "inspect", "plan", "train"}
+    known = {
+        "card",
+        "convert",
+        "data",
+        "demo",
+        "doctor",
+        "embed",
+        "eval",
+        "export",
+        "inspect",
+        "plan",
+        "train",
+    }
     assert verbs <= known
 
 
