@@ -37,6 +37,8 @@ class DataConfig(Config):
     """Standard deviation of each channel in 0..1; left out: as for the mean."""
     engine: Literal["cpu", "device", "resident"] = "cpu"
     """Where crops are made: `cpu`; `device` (cut by the CPU, coloured there); `resident` (all there)."""
+    native: bool = False
+    """Whether crops are cut and coloured by compiled loops, which needs numba; not by `resident`."""
     workers: NonNegativeInt = 10
     """Processes that read and crop images; 0 does it in the training process."""
     limits: ImageLimits = ImageLimits()

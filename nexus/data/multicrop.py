@@ -26,7 +26,8 @@ from nexus.data.batch import normalize
 from nexus.data.crops.colour import recolour
 from nexus.data.crops.config import CropConfig
 from nexus.data.crops.config import preset as named
-from nexus.data.crops.geometry import choose_shrink, cut, shrunk_by
+from nexus.data.crops.engines import engine
+from nexus.data.crops.geometry import choose_shrink, shrunk_by
 from nexus.data.crops.parameters import UNIFORMS, CropDrawer, CropParameters, CropTable
 from nexus.data.images import ImageLimits
 from nexus.data.picture import ArrayPicture, Picture
@@ -64,7 +65,8 @@ class MultiCropAugmentation:
 
     `before` is called with each PIL image, and `after` with each crop, a tensor (chans, side, side), before
     `mean` and `std`; what it returns must have the same shape and type. With `recolour=False` the crops are
-    cut and flipped, and the rest is left to the device (`nexus.data.crops.device`).
+    cut and flipped, and the rest is left to the device (`nexus.data.crops.device`). `native=True` makes crops
+    of bytes by compiled loops (`nexus.data.crops.native`), and raises `ConfigError` where numba is missing.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class MultiCropAugmentation:
         before: Before | None = None,
         after: After | None = None,
         recolour: bool = True,
+        native: bool = False,
     ) -> None:
         base = (named(preset) if config is None else config).model_dump()
         given = {
@@ -101,6 +104,7 @@ class MultiCropAugmentation:
         self.before = before
         self.after = after
         self.recolour = recolour
+        self.engine = engine(native=native)
 
     def __call__(self, image: Image.Image) -> list[Float[Tensor, "chans _ _"]]:
         """`[global 1, global 2, local 1, ...]`, normalised float32.
@@ -151,7 +155,7 @@ class MultiCropAugmentation:
         pixels = picture.pixels(shrink)
         large, small = (room or self._fresh)(pixels.shape[2], pixels.dtype)
         crops = [*large, *small]
-        cut(pixels, shrunk_by(pixels, picture.size, shrink), table, crops)
+        self.engine.cut(pixels, shrunk_by(pixels, picture.size, shrink), table, crops)
         if self.recolour:
             for crop, row in zip(crops, table.rows(), strict=True):
                 recolour(crop, row, self.config.blur_kernel, self.config.solarize_threshold)

@@ -12,6 +12,7 @@ import torch
 
 from nexus.config import Tree, build, merge
 from nexus.data.crops.config import COLOURLESS
+from nexus.data.crops.engines import why_not_native
 from nexus.models.vision import architecture
 from nexus.training.choices import Choice, Chooser, DataFacts, drop_auto, lookup, round_to
 from nexus.training.config import TrainConfig
@@ -104,6 +105,11 @@ def _input(now: Chooser, facts: DataFacts) -> None:
         now.choose("data.engine", "device", "the CPU cuts the crops, the GPU has time to colour them")
     else:
         now.choose("data.engine", "cpu", "there is no GPU to leave work to")
+    if now["data.engine"] != "resident":
+        obstacle = why_not_native()
+        slower = f'{obstacle}; crops would take less time with pip install "nexus[native]"'
+        reason = slower if obstacle else "compiled loops make crops in less time"
+        now.choose("data.native", obstacle is None, reason)
     workers = min(os.cpu_count() or 1, 16) if on_gpu and now["data.engine"] != "resident" else 0
     reason = "one for each core" if workers else "the CPU is busy training; cropping takes turns with it"
     if now["data.engine"] == "resident":

@@ -10,6 +10,7 @@ from typing import Any
 
 from nexus.config import Tree, build, merge
 from nexus.data.channels import look_at_channels
+from nexus.data.crops.engines import engine
 from nexus.data.datasets import ImageDataset, available_splits, open_dataset, scan
 from nexus.data.images import ImageLimits
 from nexus.devices import pick_device
@@ -287,6 +288,7 @@ def check(config: TrainConfig, dataset: ImageDataset, *, memory: bool = True) ->
     if not len(dataset):
         raise ConfigError(f"{dataset.description} holds no images")
     _check_channels(config)
+    engine(native=config.data.native and config.data.engine != "resident")  # compiled before processes start
     if not any((config.objective.dino_weight, config.objective.ibot_weight, config.objective.koleo_weight)):
         raise ConfigError(
             "objective.dino_weight, ibot_weight and koleo_weight are all 0, so there is nothing to learn "

@@ -188,7 +188,9 @@ def _crops(
         images = ResidentImages.read(dataset, device)
         return ResidentBatches(images, config.crops, order, masker, config.schedule.batch_size)(sampler)
     on_device = config.data.engine == "device"
-    augmentation = MultiCropAugmentation(config=config.crops, recolour=not on_device)
+    augmentation = MultiCropAugmentation(
+        config=config.crops, recolour=not on_device, native=config.data.native
+    )
     colours_of = config.crops if on_device else None
     maker = BatchMaker(dataset, augmentation, order, masker, colours_of, config.schedule.batch_size)
     seconds = config.data.limits.max_seconds

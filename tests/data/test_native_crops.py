@@ -1,0 +1,189 @@
+"""Crops by compiled loops: Pillow's pixels, whatever the sizes; and no compiler."""
+
+import importlib
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from nexus.data.crops.config import CropConfig
+from nexus.data.crops.engines import LIBRARIES, engine, why_not_native
+from nexus.data.crops.parameters import Box, CropTable
+from nexus.data.datasets import open_dataset
+from nexus.data.multicrop import MultiCropAugmentation
+from nexus.errors import ConfigError
+from nexus.training.auto import DataFacts, automatic
+from tests.data.test_multicrop import photo, plain, table_of
+
+pytest.importorskip("numba")
+
+
+def with_box(box: tuple[int, int, int, int], **turns: bool) -> CropTable:
+    return table_of(plain((1, 1), box=Box(*box), **turns))
+
+
+def pillows(region: np.ndarray, side: int, box: tuple[float, float, float, float]) -> np.ndarray:
+    """(chans, side, side) by Pillow, one channel after the other; `box`: left, upper, right, lower.
+
+    Newer versions of Pillow begin with the columns where these shrink, and shrink more than the rows. Nothing
+    else does, so then the answer is `written_out`.
+    """
+    left, upper, right, lower = box
+    if lower - upper > max(right - left, side):
+        return written_out(region, side, box)
+    resized = [
+        Image.fromarray(np.ascontiguousarray(plane)).resize((side, side), Image.Resampling.BICUBIC, box)
+        for plane in region.transpose(2, 0, 1)
+    ]
+    return np.stack([np.asarray(plane) for plane in resized])
+
+
+def written_out(region: np.ndarray, side: int, box: tuple[float, float, float, float]) -> np.ndarray:
+    """The same as matrix products in double precision, rows first, rounded after each."""
+    left, upper, right, lower = box
+    across = weights(left, right, region.shape[1], side)
+    down = weights(upper, lower, region.shape[0], side)
+    narrow = np.floor(across @ region.transpose(2, 1, 0) + 0.5).clip(0, 255)  # chans, side, rows
+    return np.floor(down @ narrow.transpose(0, 2, 1) + 0.5).clip(0, 255)
+
+
+def weights(begin: float, end: float, pixels: int, side: int) -> np.ndarray:
+    """(side, pixels): the bicubic kernel of Pillow."""
+    scale = (end - begin) / side
+    centres = begin + (np.arange(side) + 0.5) * scale
+    x = np.abs(np.arange(pixels) + 0.5 - centres[:, None]) / max(scale, 1.0)
+    far = np.where(x < 2, -0.5 * (x**3 - 5 * x**2 + 8 * x - 4), 0.0)
+    kernel = np.where(x < 1, 1.5 * x**3 - 2.5 * x**2 + 1, far)
+    return kernel / kernel.sum(axis=1, keepdims=True)
+
+
+@st.composite
+def boxes(draw: st.DrawFn) -> tuple[int, int, tuple[int, int, int, int]]:
+    """Height and width of a picture, and a box inside it."""
+    height, width = (draw(st.one_of(st.integers(1, 40), st.integers(1, 400))) for _ in range(2))
+    tall, wide = draw(st.integers(1, height)), draw(st.integers(1, width))
+    return (
+        height,
+        width,
+        (draw(st.integers(0, height - tall)), draw(st.integers(0, width - wide)), tall, wide),
+    )
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    place=boxes(),
+    side=st.one_of(st.integers(1, 24), st.integers(1, 130)),
+    chans=st.sampled_from([1, 2, 3, 3, 3, 4, 7]),
+    turns=st.tuples(st.booleans(), st.booleans(), st.booleans()),
+    seed=st.integers(0, 2**32 - 1),
+    extreme=st.booleans(),
+)
+def test_boxes_are_resized_as_by_pillow(place, side, chans, turns, seed, extreme) -> None:
+    """Within one level, also for noise of black and white, where sums overshoot."""
+    height, width, box = place
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, chans), dtype=np.uint8)
+    if extreme:
+        pixels = np.where(pixels < 128, 0, 255).astype(np.uint8)
+    crop = np.full((chans, side, side), 77, np.uint8)
+    named = dict(zip(("flip", "vertical_flip", "transpose"), turns, strict=True))
+    engine(native=True).cut(pixels, 1, with_box(box, **named), [crop])
+    top, left, tall, wide = box
+    want = pillows(pixels[top : top + tall, left : left + wide], side, (0, 0, wide, tall))
+    for turned, axes in zip(turns[:2], (2, 1), strict=True):
+        want = np.flip(want, axes) if turned else want
+    want = want.transpose(0, 2, 1) if turns[2] else want
+    assert np.abs(crop.astype(int) - want).max() <= 1
+
+
+@pytest.mark.parametrize("shrink", [2, 4, 8])
+def test_boxes_that_begin_between_pixels(shrink: int) -> None:
+    """Of a picture that was decoded smaller: as Pillow resizes such a box of the pixels that it touches."""
+    rng = np.random.default_rng(shrink)
+    pixels = np.asarray(photo(150, 110))
+    for _ in range(20):
+        top, left = (rng.random(2) * 80 * shrink).astype(int).tolist()
+        tall, wide = (shrink * 10 + rng.random(2) * 20 * shrink).astype(int).tolist()
+        crop = np.empty((3, 24, 24), np.uint8)
+        engine(native=True).cut(pixels, shrink, with_box((top, left, tall, wide)), [crop])
+        first, low = top // shrink, left // shrink
+        last, high = -(-(top + tall) // shrink), -(-(left + wide) // shrink)
+        sides = (left, top, left + wide, top + tall)
+        inside = tuple(s / shrink - o for s, o in zip(sides, (low, first) * 2, strict=True))
+        want = pillows(pixels[first:last, low:high], 24, inside)
+        assert np.abs(crop.astype(int) - want).max() <= 1
+
+
+def test_pixels_of_other_kinds_go_the_usual_way() -> None:
+    pixels = np.asarray(photo()).astype(np.float32) / np.float32(255)
+    one, other = np.empty((2, 3, 24, 24), np.float32)
+    for kind, crop in ((engine(native=True), one), (LIBRARIES, other)):
+        kind.cut(pixels, 1, with_box((3, 5, 60, 70), flip=True), [crop])
+    assert np.array_equal(one, other)
+
+
+def test_a_picture_may_be_large() -> None:
+    """Larger than the memory that is kept: it is not kept."""
+    from nexus.data.crops.native import core
+
+    pixels = np.zeros((5000, 5000, 3), np.uint8)
+    pixels[:, :, 1] = 200
+    crop = np.empty((3, 8, 8), np.uint8)
+    engine(native=True).cut(pixels, 1, with_box((0, 0, 5000, 5000)), [crop])
+    assert (crop == np.array([0, 200, 0])[:, None, None]).all()
+    assert len(core._memory.bytes) <= 2**26
+
+
+# -- choosing ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numba", None)
+
+
+def test_the_choice_is_said_with_its_reason() -> None:
+    tree, choices = automatic({"compute": {"device": "cpu"}}, DataFacts(1000, 300))
+    assert tree["data"]["native"] is True
+    assert "data.native=True  (compiled loops make crops in less time)" in map(str, choices)
+
+
+@pytest.mark.usefixtures("no_numba")
+def test_without_numba_the_libraries_make_the_crops() -> None:
+    tree, choices = automatic({"compute": {"device": "cpu"}}, DataFacts(1000, 300))
+    assert tree["data"]["native"] is False
+    assert any('pip install "nexus[native]"' in str(choice) for choice in choices)
+    assert why_not_native() is not None
+    assert engine(native=False) is LIBRARIES
+
+
+@pytest.mark.usefixtures("no_numba")
+def test_a_run_that_began_with_numba_does_not_go_on_without() -> None:
+    with pytest.raises(ConfigError, match=r"data.native=true .* pip install .*data.native=false"):
+        MultiCropAugmentation(native=True)
+
+
+def test_code_is_compiled_also_where_it_cannot_be_kept(tmp_path, monkeypatch) -> None:
+    from nexus.data.crops.native.compiling import kernel
+
+    (tmp_path / "file").write_text("in the way of a folder")
+    monkeypatch.setenv("NEXUS_CACHE", str(tmp_path / "file"))
+    caching = importlib.import_module("numba.core.caching")
+    places = getattr(caching, "CacheImpl", None) or caching._CacheImpl  # the name before numba 0.62
+    monkeypatch.setattr(places, "_locator_classes", [])
+    assert kernel("int64(int64)")(lambda number: number + 1)(41) == 42
+
+
+def test_the_crops_are_almost_those_of_the_libraries() -> None:
+    image = open_dataset("synthetic:n=1,size=90")[0].image
+    config = CropConfig(global_size=48, local_size=24, jitter=0.0, grayscale=0.0, solarize_global2=0.0)
+    made = [
+        MultiCropAugmentation(config=config, native=native).crops(image, np.random.default_rng(0))
+        for native in (False, True)
+    ]
+    for name in ("global_crops", "local_crops"):
+        one, other = (getattr(crops, name).int() for crops in made)
+        assert (one - other).abs().max() <= 2
+        assert (one - other).abs().float().mean() < 0.05
