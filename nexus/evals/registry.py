@@ -18,6 +18,8 @@ TASKS: dict[str, str] = {
     "logreg": "nexus.evals.logreg",
     "attentive": "nexus.evals.attentive",
     "robustness": "nexus.evals.robustness",
+    "segmentation": "nexus.evals.dense.segmentation",
+    "depth": "nexus.evals.dense.depth",
 }
 """Name → the module that holds its `TASK`; imported when it is used."""
 

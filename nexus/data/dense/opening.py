@@ -57,8 +57,11 @@ class DenseSource:
     """What was not said by the data and had to be assumed, for people."""
 
 
+Spec = str | Path | Sequence[str | Path]
+
+
 def open_labels(
-    spec: str | Path,
+    spec: Spec,
     *,
     classes: int | None = None,
     ignore: Sequence[int] = (_IGNORED,),
@@ -102,7 +105,7 @@ def open_labels(
     return _source(layout, reader, titles, limit, tuple(assumed))
 
 
-def open_depth(spec: str | Path, *, scale: float | None = None, limit: int | None = None) -> DenseSource:
+def open_depth(spec: Spec, *, scale: float | None = None, limit: int | None = None) -> DenseSource:
     """Images with depth maps; `scale` in stored numbers per metre. Raises `DataError`.
 
     Without `scale` it is the layout's, or what `meta.json` or `README.md` beside the images say, or else, for
@@ -136,11 +139,14 @@ def find_layout(spec: str | Path, kind: Kind) -> Layout | None:
     return next((layout for layout in found if layout is not None), None)
 
 
-def _recognise(spec: str | Path, kind: Kind) -> Layout:
+def _recognise(spec: Spec, kind: Kind) -> Layout:
     if not isinstance(spec, str | Path):
-        raise DataError(
-            f"data={spec!r}: images with {kind}s are read from one place; name one folder or archive"
-        )
+        if len(spec) != 1:
+            raise DataError(
+                f"images with {kind}s are read from one place, not from {len(spec)}; name one folder or "
+                "archive"
+            )
+        spec = spec[0]
     root = Path(os.path.expanduser(spec))
     if not root.exists():
         raise DataError(f"{root} does not exist; check the path")

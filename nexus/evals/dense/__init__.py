@@ -1,0 +1,1 @@
+"""Evaluations with a truth for every pixel: segmentation and depth on frozen patch tokens."""
