@@ -18,6 +18,7 @@ from PIL import Image
 
 from nexus.cli.commands import app
 from nexus.config import fields
+from nexus.evals.registry import TASKS, task_named
 from nexus.training import TrainConfig
 from nexus.training.auto import automatic
 from nexus.training.choices import DataFacts
@@ -30,6 +31,7 @@ PAGES = sorted(
     ]
 )
 SETTINGS = set(fields(TrainConfig))
+TASK_SETTINGS = {key for name in TASKS for key in fields(task_named(name).config, f"{name}.")}
 SECTIONS = {key.partition(".")[0] for key in SETTINGS if "." in key}
 
 HYPOTHETICAL = {
@@ -194,7 +196,8 @@ def parse(words: list[str]) -> None:
         command, words = command.commands[words[0]], words[1:]
     with command.make_context(command.name, list(words)) as context:
         overrides = context.params.get("overrides") or []
-        assert all(text.partition("=")[0] in SETTINGS for text in overrides), overrides
+        known = TASK_SETTINGS if command.name == "eval" else SETTINGS
+        assert all(text.partition("=")[0] in known for text in overrides), overrides
 
 
 def is_bare_verb(words: list[str]) -> bool:
