@@ -12,12 +12,13 @@ from nexus.losses.dino import dino_loss, dino_pair_losses, pair_weights, split_p
 from nexus.losses.ibot import ibot_loss
 from nexus.losses.koleo import koleo_loss
 from nexus.losses.prototype_loss import PrototypeLoss, Term, prototype_loss
-from nexus.losses.prototypes import Logits, Targets
+from nexus.losses.prototypes import Logits, Prototypes, Targets
 
 __all__ = [
     "Centering",
     "Logits",
     "PrototypeLoss",
+    "Prototypes",
     "SinkhornKnopp",
     "SoftmaxCentering",
     "Targets",

@@ -83,9 +83,9 @@ class _PrototypeLoss(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         slope = _PrototypeSlope(prototypes) if graph else None
         with no_autocast(features[0].device):
+            copy = None if prototypes is None else prototypes.detach().to(features[0].dtype)
             sums = [
-                _Sums(x.detach(), prototypes, term, temp, slope)
-                for x, term in zip(features, terms, strict=True)
+                _Sums(x.detach(), copy, term, temp, slope) for x, term in zip(features, terms, strict=True)
             ]
         ctx.save_for_backward(*[term.to_features for term in sums])
         ctx.prototypes = slope
@@ -98,7 +98,7 @@ class _PrototypeLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         assert ctx.prototypes is not None, "the gradient is taken once"
-        to_prototypes, ctx.prototypes = ctx.prototypes.total, None
+        to_prototypes, ctx.prototypes = ctx.prototypes.total(), None
         if to_prototypes is not None:
             to_prototypes.mul_(grad)
         return to_prototypes, None, None, None, *[part * grad for part in ctx.saved_tensors]
@@ -108,17 +108,23 @@ class _PrototypeSlope:
     """The gradient of the prototypes, gathered over rows in full precision."""
 
     def __init__(self, prototypes: Tensor | None) -> None:
-        self.total = (
-            None if prototypes is None else torch.zeros_like(prototypes, dtype=full_dtype(prototypes.dtype))
-        )
+        self._prototypes = prototypes
+        self._total: Tensor | None = None
 
     def add(self, slopes: Tensor, features: Tensor) -> None:
         """Add `slopes.T @ features`."""
-        assert self.total is not None
-        if features.dtype == self.total.dtype:
-            self.total.addmm_(slopes.T, features)
+        if self._total is None:
+            self._total = (slopes.T @ features).to(full_dtype(features.dtype))
+        elif features.dtype == self._total.dtype:
+            self._total.addmm_(slopes.T, features)
         else:
-            self.total += slopes.T @ features
+            self._total += slopes.T @ features
+
+    def total(self) -> Tensor | None:
+        """What was added; none without prototypes."""
+        if self._prototypes is None or self._total is not None:
+            return self._total
+        return torch.zeros_like(self._prototypes, dtype=full_dtype(self._prototypes.dtype))
 
 
 class _Sums:
@@ -134,7 +140,7 @@ class _Sums:
     ) -> None:
         self.dtype = full_dtype(features.dtype)
         self.features, self.targets, self.temp, self.slope = features, term.targets, temp, slope
-        self.prototypes = None if prototypes is None else prototypes.detach().to(features.dtype)
+        self.prototypes = prototypes
         students, rows, _ = features.shape
         self.teacher = term.targets.logits.features.unflatten(0, (len(term.pairs), rows))
         columns = list(zip(*term.pairs, strict=True))

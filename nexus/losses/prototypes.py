@@ -6,6 +6,7 @@ from. So features and prototypes travel, and whoever needs logits makes a few ro
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -13,6 +14,20 @@ from nexus.losses.numerics import full_dtype, no_autocast
 
 KEPT = 2**28
 """Elements of a table of logits that may be held for the length of a computation."""
+
+
+class Prototypes:
+    """The rows that features are compared with. Their copy in another dtype is made once."""
+
+    def __init__(self, weight: Float[Tensor, "prototypes bottleneck"]) -> None:
+        self.weight = weight
+        self._copies = {weight.dtype: weight}
+
+    def to(self, dtype: torch.dtype) -> Float[Tensor, "prototypes bottleneck"]:
+        """The rows in `dtype`."""
+        if dtype not in self._copies:
+            self._copies[dtype] = self.weight.to(dtype)
+        return self._copies[dtype]
 
 
 class Logits:
@@ -24,10 +39,11 @@ class Logits:
     def __init__(
         self,
         features: Float[Tensor, "rows bottleneck"],
-        prototypes: Float[Tensor, "prototypes bottleneck"] | None = None,
+        prototypes: Float[Tensor, "prototypes bottleneck"] | Prototypes | None = None,
     ) -> None:
         self.features = features
-        self.prototypes = None if prototypes is None else prototypes.to(features.dtype)
+        self.source = Prototypes(prototypes) if isinstance(prototypes, Tensor) else prototypes
+        self.prototypes = None if self.source is None else self.source.to(features.dtype)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -52,8 +68,8 @@ class Logits:
     def column_sums(self) -> Float[Tensor, "1 prototypes"]:
         """The sum over rows in full precision: the logits of the sum, for logits are linear."""
         with no_autocast(self.features.device):
-            total = self.features.sum(dim=0, keepdim=True, dtype=full_dtype(self.features.dtype))
-            return total if self.prototypes is None else total @ self.prototypes.T.to(total.dtype)
+            total = self.features.sum(dim=0, dtype=full_dtype(self.features.dtype))
+            return (total if self.source is None else self.source.to(total.dtype).mv(total))[None]
 
 
 @dataclass(frozen=True)
@@ -79,5 +95,5 @@ class Targets:
     def split(self, counts: list[int]) -> "list[Targets]":
         """The targets of consecutive groups of rows."""
         parts = self.logits.features.split(counts)
-        prototypes = self.logits.prototypes
-        return [Targets(Logits(rows, prototypes), self.temperature, self.offset) for rows in parts]
+        source = self.logits.source
+        return [Targets(Logits(rows, source), self.temperature, self.offset) for rows in parts]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nexus.data.batch import Batch, Masks
 from nexus.data.masking import BlockMasker, MaskConfig
-from nexus.models.ssl import DINOv2, ObjectiveConfig
+from nexus.models.ssl import DINOv2, ObjectiveConfig, passes
 from nexus.models.vision import architecture
 
 SMALL = {"out_dim": 24, "hidden_dim": 16, "bottleneck_dim": 8}
@@ -79,8 +79,10 @@ def naive_loss(model: DINOv2, batch: Batch, temp: float) -> Tensor:
     return dino / pairs + ibot + 0.1 * koleo
 
 
+@pytest.mark.parametrize("apart", [{"cpu"}, set()], ids=["apart", "together"])
 @pytest.mark.parametrize("locals_", [0, 1, 3])
-def test_equals_the_naive_objective(locals_: int) -> None:
+def test_equals_the_naive_objective(locals_: int, apart: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passes, "APART", apart)
     model, batch = model_of(), batch_of(locals_=locals_)
     expected = naive_loss(model, batch, 0.05)
     loss, metrics = model(batch, teacher_temp=0.05)
@@ -257,8 +259,36 @@ def test_micro_batches_equal_the_large_batch(centering: str, separate: bool) -> 
     assert abs(float(alone - loss.detach())) > 1e-4, "neighbours across micro-batches matter here"
 
 
-def test_the_first_look_draws_the_same_stochastic_depth() -> None:
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_all_crops_together_give_what_each_size_by_itself_gives(
+    accumulation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loss and every gradient, with stochastic depth: the same seed draws the same images."""
+    model = model_of(dtype=torch.float64)
+    for block in model.student_backbone.blocks:
+        block.drop_path_rate = 0.5
+    batches, state = [batch_of(4, 3, torch.float64) for _ in range(accumulation)], model.state_dict()
+    state, results = copy.deepcopy(state), []
+    for apart in ({"cpu"}, set()):
+        monkeypatch.setattr(passes, "APART", apart)
+        model.load_state_dict(state)
+        model.zero_grad(set_to_none=True)
+        torch.manual_seed(5)
+        losses = []
+        for batch, asked in zip(batches, model.ask(batches, teacher_temp=0.05), strict=True):
+            loss, _ = model(batch, asked=asked)
+            loss.backward()
+            losses.append(loss.detach())
+        results.append((losses, [p.grad.clone() for p in model.parameters() if p.grad is not None]))
+    torch.testing.assert_close(*results, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("apart", [{"cpu"}, set()], ids=["apart", "together"])
+def test_the_first_look_draws_the_same_stochastic_depth(
+    apart: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """KoLeo's features of the first and of the second pass are the same, whatever was drawn between."""
+    monkeypatch.setattr(passes, "APART", apart)
     model = model_of()
     for block in model.student_backbone.blocks:
         block.drop_path_rate = 0.5
@@ -268,7 +298,8 @@ def test_the_first_look_draws_the_same_stochastic_depth() -> None:
 
     def recording(crops, *args):
         pairs = read(crops, *args)
-        seen.append(pairs[0][0].detach())
+        if len(crops[0]) == 6 and crops[0].shape[-1] == 32:
+            seen.append(pairs[0][0].detach())
         return pairs
 
     model.student_backbone.read_list = recording

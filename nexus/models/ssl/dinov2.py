@@ -28,6 +28,7 @@ from nexus.errors import ConfigError, unknown
 from nexus.losses import (
     Centering,
     Logits,
+    Prototypes,
     Targets,
     Term,
     build_centering,
@@ -166,11 +167,13 @@ class DINOv2(BaseSSL):
         """
         temperature = self.get_teacher_temp(self.epoch) if teacher_temp is None else teacher_temp
         seen = [self.teacher.whole_globals(batch) for batch in micro_batches]
-        cls = self._targets([cls for cls, _ in seen], self.teacher_head, self.centering, temperature)
+        prototypes = self.teacher_head.shared_prototypes()
+        cls = self._targets([cls for cls, _ in seen], prototypes, self.centering, temperature)
         patches: Sequence[Targets | None] = [None] * len(seen)
         if self.objective.ibot_weight > 0:
-            head = self.teacher_patch_head or self.teacher_head
-            patches = self._targets([rows for _, rows in seen], head, self.patch_centering, temperature)
+            if self.teacher_patch_head is not None:
+                prototypes = self.teacher_patch_head.shared_prototypes()
+            patches = self._targets([rows for _, rows in seen], prototypes, self.patch_centering, temperature)
         koleo: Sequence[Spread | None] = [None] * len(seen)
         if self.objective.koleo_weight > 0 and len(seen) > 1:
             koleo = self._spread(micro_batches)
@@ -204,10 +207,10 @@ class DINOv2(BaseSSL):
 
     @staticmethod
     def _targets(
-        rows: Sequence[Tensor], head: DINOv2Head, centering: Centering, temperature: float
+        rows: Sequence[Tensor], prototypes: Prototypes | None, centering: Centering, temperature: float
     ) -> list[Targets]:
         """Targets of each micro-batch under the centering of them all, which then moves on."""
-        logits = Logits(torch.cat(list(rows)), head.prototypes)
+        logits = Logits(torch.cat(list(rows)), prototypes)
         offset = centering.offset(logits, temperature)
         centering.update(logits)
         return Targets(logits, temperature, offset).split([len(part) for part in rows])

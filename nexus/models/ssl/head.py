@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nexus.errors import ConfigError
+from nexus.losses import Prototypes
 
 
 class WeightNormLinear(nn.Module):
@@ -121,6 +122,11 @@ class DINOv2Head(nn.Module):
     def prototypes(self) -> Float[Tensor, "prototypes bottleneck"] | None:
         """The effective weight of the last layer, computed anew at each call; none for `output="seed"`."""
         return None if self.last_layer is None else self.last_layer.weight
+
+    def shared_prototypes(self) -> Prototypes | None:
+        """`prototypes` as they are now, for several tables of logits."""
+        weight = self.prototypes
+        return None if weight is None else Prototypes(weight)
 
 
 def _mlp(in_dim: int, hidden_dim: int, out_dim: int, layers: int) -> nn.Module:

@@ -6,9 +6,10 @@
 | `masked_globals_locals` | student | masked global crops, local crops   | CLS features, bottleneck features |
 | `masked_globals`        | student | masked global crops                | CLS features                      |
 
-All crops of the student go through its backbone together, so that every weight is read once and gets its
-gradient once (`VisionTransformer.read_list`). Bottleneck features are those of the CLS tokens and of the
-masked patches, before the prototypes.
+All crops of the student go through its backbone together, so that every weight is read once, gathered once
+(FSDP) and gets its gradient once (`VisionTransformer.read_list`); but for CPUs, where putting tokens side by
+side costs more than that saves. The numbers are the same. Bottleneck features are those of the CLS tokens and
+of the masked patches, before the prototypes.
 """
 
 import copy
@@ -22,6 +23,9 @@ from nexus.data.batch import Batch
 from nexus.models.ssl.head import DINOv2Head
 from nexus.models.ssl.objective import ObjectiveConfig
 from nexus.models.vision import VisionTransformer, ViTConfig, build_backbone
+
+APART = {"cpu"}
+"""Devices on which crops of another size take a pass of their own (docs/performance.md)."""
 
 Narrow = tuple[Float[Tensor, "_ bottleneck"], Float[Tensor, "_ _"]]
 """Bottleneck features of CLS tokens and of masked patches."""
@@ -79,7 +83,10 @@ class Network:
         passes = [(batch.global_crops, self._grid(batch), batch.masks.index if self.ibot else None)]
         if len(batch.local_crops):
             passes.append((batch.local_crops, None, None))
-        read = self.backbone.read_list(*zip(*passes, strict=True))
+        if batch.global_crops.device.type in APART:
+            read = [self.backbone.read(*one) for one in passes]
+        else:
+            read = self.backbone.read_list(*zip(*passes, strict=True))
         cls_global, masked = read[0]
         return cls_global, self._narrow(torch.cat([cls for cls, _ in read]), masked)
 
