@@ -150,7 +150,7 @@ class Forked:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         arguments = [(rank, port, list(words)) for rank in range(2)]
-        self.processes = [runs.FORKS.Process(target=_rank, args=each) for each in arguments]
+        self.processes = [runs.FORKS.Process(target=_rank, args=each, daemon=True) for each in arguments]
         for process in self.processes:
             process.start()
 
@@ -250,6 +250,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where the campaign lives")
     parser.add_argument("--forked", action="store_true", help="without the launcher")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the forked processes too
     campaign = Campaign(options.folder, options.steps, Forked if options.forked else Launched)
     campaign.kill(options.kills)
     text, well = campaign.summary()
