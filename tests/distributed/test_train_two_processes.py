@@ -16,6 +16,7 @@ from nexus import distributed
 from nexus.config import build, from_dotted, merge
 from nexus.data.batch import Batch
 from nexus.data.datasets import open_dataset
+from nexus.models.ssl import passes
 from nexus.training.config import Schedules, TrainConfig
 from nexus.training.loop import batches
 from nexus.training.recipes import read_recipe
@@ -37,6 +38,9 @@ CASES: dict[str, dict[str, Any]] = {
         "schedule__accumulation": 2,
     },
 }
+
+TOGETHER = {"accumulation", "fsdp", "fsdp, sinkhorn, accumulation"}
+"""Cases in which two processes put all crops of the student through its backbone in one pass, as on GPUs."""
 
 Result = tuple[dict[str, Tensor], dict[str, float]]
 
@@ -87,7 +91,12 @@ def whole(value: Tensor) -> Tensor:
 
 def every_case() -> dict[str, Result]:
     assert distributed.world_size() == 2
-    return {name: trained(settings) for name, settings in CASES.items()}
+    return {name: trained_by_two(name) for name in CASES}
+
+
+def trained_by_two(name: str) -> Result:
+    passes.APART = set() if name in TOGETHER else {"cpu"}
+    return trained(CASES[name])
 
 
 @pytest.fixture(scope="module")
