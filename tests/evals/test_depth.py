@@ -1,5 +1,6 @@
 """Depth: losses and metrics against loops, heads against their description, the whole on drawn scenes."""
 
+import logging
 import math
 
 import numpy as np
@@ -215,7 +216,7 @@ def test_limits_are_round_and_crops_whole_patches():
 def test_what_is_planted_is_found(tmp_path, sparse):
     backbone = TinyBackbone(dim=12)
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
-    more = () if sparse else ("depth.learning_rates=[0.00001,0.03]", "depth.iterations=60")
+    more = () if sparse else ("depth.learning_rates=[0.00001,0.03]")
     result = evaluated(measured(tmp_path, sparse=sparse), *more, backbone=backbone)
     found = result["depth"]
     assert found["value"] < 0.7 * found["chance"]
@@ -249,12 +250,14 @@ def test_dpt_and_pictures(tmp_path):
     assert result.details["layers"] == [1, 2, 3]
 
 
-def test_wrong_data(tmp_path):
+def test_wrong_data(tmp_path, caplog):
     measured(tmp_path)
     with pytest.raises(DataError, match=r"no training image has a measured depth.*depth\.scale"):
         evaluated(tmp_path, "depth.max_depth=0.1")
     save(tmp_path / "depth" / "test" / "08.png", np.zeros((32, 40), np.uint16))
-    found = evaluated(tmp_path, "depth.eval_crop=garg")["depth"]
+    with caplog.at_level(logging.WARNING):
+        found = evaluated(tmp_path, "depth.eval_crop=garg", "depth.scale=1", "depth.max_depth=9999")["depth"]
+    assert "is the unit right?" in caplog.text
     assert found["unmeasured"] == ["08.png"]
     assert found["samples"] == 3
     for file in (tmp_path / "depth" / "test").glob("*.png"):

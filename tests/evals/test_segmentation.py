@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from nexus.data.dense import VOID, DenseSample
-from nexus.errors import DataError
+from nexus.errors import ConfigError, DataError
 from nexus.evals import evaluate
 from nexus.evals.dense.confusion import Counts, confusion
 from nexus.evals.dense.label_pictures import class_colours, errors
@@ -297,6 +297,11 @@ def test_wrong_data(tmp_path):
         save(file, np.full((32, 40), 255, dtype=np.uint8))
     with pytest.raises(DataError, match="every pixel is void"):
         evaluated(tmp_path / "a")
+
+
+def test_one_patch_is_not_enough(tmp_path):
+    with pytest.raises(ConfigError, match="one patch"):
+        evaluated(labelled(tmp_path, 3), "segmentation.crop=8", "segmentation.batch_size=1")
 
 
 def test_one_void_image_counts_nothing(tmp_path, caplog):

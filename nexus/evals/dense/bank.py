@@ -37,8 +37,9 @@ class Bank:
         return len(self.rows)
 
     def of(self, rows: Iterable[int]) -> Int[Tensor, " some"]:
-        """The views of some images."""
-        return torch.isin(self.rows, torch.as_tensor(sorted(rows))).nonzero().flatten()
+        """The views of some images; all views where there is none of these."""
+        found = torch.isin(self.rows, torch.as_tensor(sorted(rows))).nonzero().flatten()
+        return found if len(found) else torch.arange(len(self))
 
     def batches(
         self, views: Int[Tensor, " some"], size: int, steps: int, seed: int, device: torch.device

@@ -2,6 +2,7 @@
 "apart."""
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,6 +36,8 @@ ITERATIONS = (500, 38_400)
 WARMUP = 12_800 / 38_400
 LEAST_PATCHES = 16
 MOST_HELD_OUT = 200
+USUAL = (0.05, 500.0)
+"""Metres between which the median depth of photographs lies."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,10 @@ class DepthPlan:
         patch = context.backbone.patch_size
         resolution = config.resolution or max(min(context.size), LEAST_PATCHES * patch)
         resolution = max(1, round(resolution / patch)) * patch
+        if not USUAL[0] <= scene.median <= USUAL[1]:
+            log.warning(
+                "half of the depths are beyond %.3g m; is the unit right? See depth.scale", scene.median
+            )
         passes = PASSES * len(source.train) // config.batch_size
         iterations = config.iterations or min(max(passes, ITERATIONS[0]), ITERATIONS[1])
         max_depth = config.max_depth or source.layout.max_depth or scene.limit()
@@ -101,7 +108,7 @@ def learn_depth(context: EvalContext, plan: DepthPlan, name: str) -> DepthPredic
         kept, held = held_out_rows(len(train), config.held_out, config.seed)
         fitted = _fit(context, plan, bank, name, kept, [config.seed] * len(rates), rates)
         scores = _held_out_scores(context, plan, fitted, layers, held[:MOST_HELD_OUT])
-        rate = min(zip(scores, rates, strict=True))[1]
+        rate = min(zip((math.inf if s != s else s for s in scores), rates, strict=True))[1]
         details["held_out"] = dict(zip(map(str, rates), scores, strict=True))
         log.info("%s: learning rate %g is best on %d held-out training images", name, rate, len(held))
     seeds = list(context.training_seeds(config.seed))

@@ -93,7 +93,7 @@ def draw_labels(
 def side_by_side(
     bands: Sequence[tuple[Sequence[Image.Image], str]], titles: Sequence[str], width: int = WIDTH
 ) -> Image.Image:
-    """Rows of panels of one width, a title over each column and a line under each row."""
+    """Rows of panels of one width, a title over each column and a line under each row; photographs first."""
     font = ImageFont.load_default(13)
     line = 20
     heights = [max(1, round(width * panels[0].height / panels[0].width)) for panels, _ in bands]
@@ -106,7 +106,9 @@ def side_by_side(
     top = line
     for (panels, text), height in zip(bands, heights, strict=True):
         for column, panel in enumerate(panels):
-            sheet.paste(panel.convert("RGB").resize((width, height)), (column * (width + GAP), top))
+            how = Image.Resampling.NEAREST if column else Image.Resampling.LANCZOS  # colours have a meaning
+            shown = panel.convert("RGB").resize((width, height), how)
+            sheet.paste(shown, (column * (width + GAP), top))
         pen.text((0, top + height + 2), text, INK, font)
         top += height + line + GAP
     return sheet

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from nexus.data.dense import VOID, DenseSource
-from nexus.errors import DataError
+from nexus.errors import ConfigError, DataError
 from nexus.evals.context import EvalContext
 from nexus.evals.dense.bank import Bank, fill, how_many
 from nexus.evals.dense.confusion import Counts, confusion
@@ -55,6 +55,11 @@ class LabelPlan:
         crop = max(1, round((config.crop or min(context.size)) / patch)) * patch
         wanted = config.resolution or max(crop, LEAST_PATCHES * patch)
         resolution = max(wanted, crop)
+        if crop == patch and config.batch_size == 1:
+            raise ConfigError(
+                f"crops of one patch ({patch} pixels) and batch_size=1 give batch norm one patch to look"
+                " at; use larger crops or batches"
+            )
         passes = PASSES * len(source.train) // config.batch_size
         iterations = config.iterations or min(max(passes, ITERATIONS[0]), ITERATIONS[1])
         log.info(
