@@ -22,10 +22,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nexus.config import Config
+from nexus.evals.bootstrap import percentile_interval
 from nexus.evals.context import EvalContext
 from nexus.evals.metrics import classification, count_classes, labelled, rank_of_truth
 from nexus.evals.results import entry
-from nexus.evals.task import Task, TaskResult
+from nexus.evals.task import RESAMPLES, Task, TaskResult
 from nexus.features import Features
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ class KNNConfig(Config):
     """Softmax temperature of the votes."""
     n_per_class: PositiveInt | None = None
     """Few-shot: this many training images of each class; null for all."""
+    few_shot: tuple[PositiveInt, ...] = ()
+    """Few-shot besides: a row for each of these numbers of training images of each class, such as [1, 5]."""
     tries: PositiveInt = 5
     """Few-shot: different draws that the accuracy is averaged over."""
     seed: int = 0
@@ -105,7 +108,15 @@ def run(context: EvalContext, config: KNNConfig) -> TaskResult:
     """k-NN on the labelled images of a context."""
     train, test, split = context.labelled()
     features = context.features(train), context.features(test)
-    return replace(knn_result(*features, config, context.device), split=split)
+    few = {
+        f"{shots}-shot": knn_result(*features, _shots(config, shots), context.device)
+        for shots in config.few_shot
+    }
+    return replace(knn_result(*features, config, context.device), split=split, parts=few)
+
+
+def _shots(config: KNNConfig, shots: int) -> KNNConfig:
+    return config.model_copy(update={"n_per_class": shots, "few_shot": ()})
 
 
 TASK = Task("knn", "k-NN on CLS, nothing is trained", KNNConfig, run)
@@ -129,15 +140,30 @@ def knn_result(
         "k": {str(k): _shares(hits, count_classes(train, test)) for k, hits in mean.items()},
         "temperature": config.temperature,
     }
-    if config.n_per_class is not None:
-        each = torch.tensor([float(hits[headline][0].mean()) for hits in tries])
-        details |= {
-            "n_per_class": config.n_per_class,
-            "tries": config.tries,
-            "std": float(each.std(correction=0)),
-            "train_samples": len(banks[0]),
-        }
-    return classification(mean[headline][0], train, test, details, config.seed)
+    result = classification(mean[headline][0], train, test, details, config.seed)
+    if config.n_per_class is None:
+        return result
+    hits = torch.stack([hits[headline][0] for hits in tries])
+    each = hits.double().mean(dim=1)
+    few = {
+        "n_per_class": config.n_per_class,
+        "tries": config.tries,
+        "std": float(each.std(correction=0)),
+        "interval_with_draws": _interval_with_draws(hits, config.seed),
+        "train_samples": len(banks[0]),
+    }
+    return replace(result, seeds=tuple(each.tolist()), details={**result.details, **few})
+
+
+def _interval_with_draws(hits: Float[Tensor, "draws samples"], seed: int) -> list[float]:
+    """The 95 % interval for other test images and other few-shot draws: both are resampled."""
+    generator = torch.Generator().manual_seed(seed)
+    draws, samples = hits.shape
+    means = []
+    for _ in range(RESAMPLES):
+        some = torch.randint(draws, (draws,), generator=generator)
+        means.append(hits[some][:, torch.randint(samples, (samples,), generator=generator)].double().mean())
+    return percentile_interval(torch.stack(means))
 
 
 def headline_k(config: KNNConfig, bank: int) -> int:

@@ -7,9 +7,11 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from nexus.evals.knn import KNNConfig, evaluate_knn, knn_scores, nearest
+from nexus.evals import evaluate
+from nexus.evals.knn import KNNConfig, _draws, evaluate_knn, knn_scores, nearest
 from nexus.evals.metrics import bootstrap_interval, rank_of_truth
 from nexus.features import Features
+from tests.evals.stubs import TinyBackbone
 
 
 def features(cls, labels):
@@ -101,6 +103,33 @@ def test_few_shot_takes_n_of_each_class_and_averages():
     assert few == evaluate_knn(train, test, config)
     everything = evaluate_knn(train, test, KNNConfig(n_per_class=1000, tries=1))
     assert everything["top1"] == full["top1"]
+
+
+def test_few_shot_equals_scikit_learn_draw_by_draw():
+    train, test = noisy(140, noise=1.5), noisy(70, noise=1.5, seed=1)
+    few = evaluate_knn(train, test, KNNConfig(n_per_class=3, tries=3, k=(5,), temperature=0.5))
+    expected = []
+    for rows in _draws(train.labels, KNNConfig(n_per_class=3, tries=3)):
+        assert train.labels[rows].bincount().tolist() == [3] * 7
+        oracle = KNeighborsClassifier(
+            5, metric="cosine", algorithm="brute", weights=lambda d: np.exp(-d / 0.5)
+        )
+        oracle.fit(train.cls[rows].double().numpy(), train.labels[rows].numpy())
+        expected.append(oracle.score(test.cls.double().numpy(), test.labels.numpy()))
+    assert few["seeds"] == pytest.approx(expected)
+    assert few["top1"] == pytest.approx(np.mean(expected))
+    low, high = few["interval_with_draws"]
+    assert low < few["interval"][0] + 0.02
+    assert high - low > few["interval"][1] - few["interval"][0] - 0.01
+
+
+def test_a_row_for_each_number_of_shots():
+    settings = {"few_shot": [1, 3], "tries": 2}
+    spec = "synthetic:n=60,size=32,classes=3"
+    found = evaluate(spec, TinyBackbone(), "knn", size=32, knn=settings, device="cpu", baseline=False)
+    assert [row["task"] for row in found["table"]] == ["knn", "knn/1-shot", "knn/3-shot"]
+    assert [found["knn"]["parts"][name]["train_samples"] for name in ("1-shot", "3-shot")] == [3, 9]
+    assert found["knn"]["train_samples"] == 48
 
 
 def test_numbers_beside_the_headline():

@@ -20,8 +20,8 @@ from nexus.data.datasets.base import ImageDataset
 from nexus.data.datasets.dicom import DICOM_ENDINGS, dicom_source
 from nexus.data.datasets.folder import FileDataset, describe, folder_splits, open_folder
 from nexus.data.datasets.known.imagenet import imagenet_source, is_imagenet
-from nexus.data.datasets.known.inaturalist import inaturalist_source, is_inaturalist
-from nexus.data.datasets.known.places import is_places, places_source
+from nexus.data.datasets.known.inaturalist import inaturalist_source, inaturalist_year
+from nexus.data.datasets.known.places import places_name, places_source
 from nexus.data.datasets.known.shifted import shifted_name, shifted_source
 from nexus.data.datasets.labels import folder_labels
 from nexus.data.datasets.listing import LIST_ENDINGS, list_source
@@ -244,8 +244,8 @@ FOLDERS = (
     Kind(
         "ImageNet-V2, -R, -A or -Sketch", lambda place: shifted_name(place.path) is not None, shifted_source
     ),
-    Kind("iNaturalist", lambda place: is_inaturalist(place.path), inaturalist_source),
-    Kind("Places", lambda place: is_places(place.path), places_source),
+    Kind("iNaturalist", lambda place: inaturalist_year(place.path) is not None, inaturalist_source),
+    Kind("Places", lambda place: places_name(place.path) is not None, places_source),
     Kind("LMDB", lambda place: is_lmdb(place.path), lmdb_source),
     Kind("zarr", _has("zarr.json", ".zarray", ".zgroup"), zarr_source),
     Kind("a saved Hugging Face data set", lambda place: is_saved(place.path), saved_source),

@@ -8,4 +8,5 @@
     inaturalist      iNaturalist 2017 to 2021, by their JSON files
     places           Places205 and Places365, by their lists
     sizes            how many images there should be
+    recognition      which of them lies in a folder
 """

@@ -30,9 +30,9 @@ from nexus.errors import DataError
 _YEARS = (2017, 2018, 2019)
 
 
-def is_inaturalist(path: Path) -> bool:
-    """Whether the files of a year lie here."""
-    return bool(_files(path))
+def inaturalist_year(path: Path) -> int | None:
+    """The year whose files lie here."""
+    return next(iter(_files(path)), None)
 
 
 def inaturalist_source(address: Address) -> Source:

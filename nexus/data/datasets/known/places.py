@@ -56,9 +56,10 @@ _LAYOUTS = (
 )
 
 
-def is_places(path: Path) -> bool:
-    """Whether the lists of one of them lie here."""
-    return _layout(path) is not None
+def places_name(path: Path) -> str | None:
+    """Which of the two lies here, if one."""
+    found = _layout(path)
+    return None if found is None else found[0].name
 
 
 def places_source(address: Address) -> Source:
