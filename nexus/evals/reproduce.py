@@ -78,8 +78,8 @@ class Todo:
 def plan_of(name: str, data: str | Path | Sequence[str | Path]) -> list[Todo]:
     """What can be reproduced with the data that are there; `DataError` says what would be needed."""
     figures = figures_of(name)
-    places = [data] if isinstance(data, str | Path) else list(data)
-    places = [part.strip() for place in places for part in str(place).split(",") if part.strip()]
+    texts = [str(data)] if isinstance(data, str | Path) else [str(place) for place in data]
+    places = [part.strip() for text in texts for part in text.split(",") if part.strip()]
     there = {place: benchmark_of(Path(place).expanduser()) for place in places}
     wanted = dict.fromkeys(figure.benchmark for figure in figures)
     strange = [place for place, benchmark in there.items() if benchmark not in wanted]
