@@ -1,7 +1,7 @@
 """Self-supervised visual features: DINOv2, complete, for anybody with a folder of images.
 
-The doors are `nexus.train`, `nexus.load`, `nexus.embed`, `nexus.evaluate`, `nexus.convert`, `nexus.export`
-and `nexus.doctor`; importing the package costs nothing until one of them is used.
+The doors are `nexus.train`, `nexus.load`, `nexus.embed`, `nexus.evaluate`, `nexus.convert`, `nexus.export`,
+`nexus.plan` and `nexus.doctor`; importing the package costs nothing until one of them is used.
 """
 
 from importlib import import_module
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from nexus.embedding import embed
     from nexus.evals import evaluate
     from nexus.exporting import export
-    from nexus.training import train
+    from nexus.training import plan, train
     from nexus.weights import convert, load
 
 _DOORS = {
@@ -24,10 +24,11 @@ _DOORS = {
     "evaluate": "nexus.evals",
     "export": "nexus.exporting",
     "load": "nexus.weights",
+    "plan": "nexus.training",
     "train": "nexus.training",
 }
 
-__all__ = ["__version__", "convert", "doctor", "embed", "evaluate", "export", "load", "train"]
+__all__ = ["__version__", "convert", "doctor", "embed", "evaluate", "export", "load", "plan", "train"]
 
 
 def __getattr__(name: str) -> Any:

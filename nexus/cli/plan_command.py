@@ -49,7 +49,7 @@ def plan(
     from nexus.cli.show_plan import plan_tables
     from nexus.errors import RunError
     from nexus.log import set_up
-    from nexus.training.plan import plan as make_plan
+    from nexus.training.planning import plan as make_plan
 
     if out is not None and out.exists() and not overwrite:
         raise RunError(f"{out} exists; choose another --out, or replace it with --overwrite")

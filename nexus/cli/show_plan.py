@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from nexus.training.plan import Plan
+    from nexus.training.planning import Plan
 
 _GIB = 1 << 30
 

@@ -22,7 +22,7 @@ from nexus.training.state import build_state
 from nexus.training.step import train_step
 from nexus.training.throughput import peak_memory
 
-_FIRST = 4
+_FIRST = 2
 """Images of the first try."""
 _MOST_STEPS = 20
 _MOST_TRIES = 3
@@ -72,7 +72,7 @@ def of_one_process(config: TrainConfig) -> TrainConfig:
 
 
 def rehearse(config: TrainConfig, dataset: ImageDataset, seconds: float = 8.0) -> Rehearsal | None:
-    """Make steps for about `seconds`, at least two. `None` where not even a small batch fits."""
+    """Make steps for about `seconds`. `None` where not even a small batch fits."""
     device, config = prepared_device(config), of_one_process(config)
     part = config.schedule.batch_size // config.schedule.accumulation
     most = min(part, _fitting(config, device))
@@ -114,7 +114,7 @@ def _next(tries: list[_Try], most: int, seconds: float) -> int | None:
 def _try(
     config: TrainConfig, dataset: ImageDataset, device: torch.device, images: int, seconds: float
 ) -> _Try:
-    """Steps of `images` at once for about `seconds`, at least two after the first."""
+    """Steps of `images` at once for about `seconds`, at least one after the first."""
     changes = {"schedule.batch_size": images, "schedule.accumulation": 1}
     small = build(TrainConfig, merge(config.model_dump(), from_dotted({**changes, "compute.compile": False})))
     before, began, worked = peak_memory(device), time.perf_counter(), time.process_time()
@@ -122,7 +122,7 @@ def _try(
     took: list[float] = []
     waited: list[float] = []
     with closing(batches(small, dataset, 0, device)) as stream:
-        while len(took) < 3 or (sum(took[1:]) < seconds and len(took) <= _MOST_STEPS):
+        while len(took) < _fewest(took, seconds) or (sum(took[1:]) < seconds and len(took) <= _MOST_STEPS):
             start = time.perf_counter()
             batch = next(stream)
             waited.append(time.perf_counter() - start)
@@ -150,6 +150,11 @@ def _try(
         before=before,
         peak=peak_memory(device),
     )
+
+
+def _fewest(took: list[float], seconds: float) -> int:
+    """Steps that must be made: the first, which is slow, and two more, or one where it takes very long."""
+    return 2 if sum(took) > 2 * seconds else 3
 
 
 def _joined(config: TrainConfig, tries: list[_Try], part: int) -> Rehearsal:

@@ -18,7 +18,7 @@ def fresh(code: str) -> str:
 
 
 def test_all_names_can_be_imported_and_nothing_else_is_promised() -> None:
-    doors = ["convert", "doctor", "embed", "evaluate", "export", "load", "train"]
+    doors = ["convert", "doctor", "embed", "evaluate", "export", "load", "plan", "train"]
     assert sorted(nexus.__all__) == ["__version__", *doors]
     for name in nexus.__all__:
         assert getattr(nexus, name) is not None
