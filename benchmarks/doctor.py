@@ -18,7 +18,7 @@ import platform
 import shlex
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ def report(verdicts: list[Verdict], seconds: float) -> str:
     lines = [
         "# The doctor: well and ill runs",
         "",
-        f"{datetime.date.today()}, {os.cpu_count()} cores of {platform.processor() or platform.machine()}, "
+        f"{datetime.date.today()}, {os.cpu_count()} cores of {processor()}, "
         f"torch {torch.__version__}; {seconds:.0f} s of CPU time for the runs.",
         "",
         f"`{shlex.join(['python', '-m', 'benchmarks.doctor', *sys.argv[1:]])}`",
@@ -116,6 +116,14 @@ def report(verdicts: list[Verdict], seconds: float) -> str:
     return "\n".join(lines) + "\n"
 
 
+def processor() -> str:
+    """The name of the processor, where the system tells."""
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text(encoding="utf-8").splitlines() if facts.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
 def main(arguments: list[str]) -> int:
     """Run the matrix; 0 if everything is named rightly."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -123,6 +131,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--small", default=DATA, help="images of 32 pixels")
     parser.add_argument("--folder", type=Path, default=Path("runs/doctor"), help="where the runs are left")
     parser.add_argument("--only", default="", help="a part of the names of the runs to make")
+    parser.add_argument("--shift", type=int, default=0, help="added to every seed: other runs, same settings")
     parser.add_argument("--out", type=Path, help="file of the report")
     options = parser.parse_args(arguments)
     verdicts: list[Verdict] = []
@@ -130,6 +139,8 @@ def main(arguments: list[str]) -> int:
     for case in (*healthy(options.photos, options.small), *FAULTS):
         if options.only not in case.name:
             continue
+        seed = int(case.settings.get("seed", 0)) + options.shift
+        case = replace(case, settings={**case.settings, "seed": seed})
         out = made(case, options.folder, options.folder)
         done: dict[str, Any] = json.loads((out / "done.json").read_text(encoding="utf-8"))
         seconds += done["cpu_seconds"]

@@ -84,11 +84,11 @@ def _teacher_with_drop_path(model: DINOv2) -> None:
 
 
 def _dead_prototypes(model: DINOv2) -> None:
-    """A centre that handicaps all prototypes but five, and does not move: the others are never chosen."""
-    center = torch.full_like(model.center, 2.0)
-    center[:, :5] = 0.0
-    model.center = center
-    model.centering.momentum = 1.0
+    """All prototypes but five are handicapped so far that the teacher never chooses them."""
+    offset = model.centering.offset
+    handicap = torch.zeros_like(model.center)
+    handicap[:, 5:] = 100.0
+    model.centering.offset = lambda *arguments: offset(*arguments) + handicap  # type: ignore[method-assign]
 
 
 def _overflowing(model: DINOv2) -> None:

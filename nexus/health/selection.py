@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from nexus.health.course import Course
 
-SCORES = ("health/retrieval", "health/effective_rank")
-"""What chooses, the first that the log has: see docs/health.md for why these."""
+SCORES = ("health/effective_rank", "health/rankme")
+"""What chooses, the first that the log has: what agrees best with k-NN over runs (docs/log.md)."""
 
 
 @dataclass(frozen=True)

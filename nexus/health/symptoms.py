@@ -17,7 +17,7 @@ BAD_SHARE, BAD_WINDOW = 0.5, 10
 """Half of the last ten steps not finite: fp16 finds its scale within a few."""
 SLOW = 50
 """Steps that a sign must last which a healthy start, or another illness on its way, shows for a while."""
-UNIFORM_GAP, UNIFORM_LOSS = 0.15, 0.02
+UNIFORM_GAP, UNIFORM_LOSS = 0.1, 0.02
 """Nats of entropy below ln K, and relative distance of the loss from ln K, that count as uniform."""
 ONE_HOT_SHARE, ONE_HOT_PROTOTYPES = 0.05, 2.0
 """Teacher entropy as a share of ln K, and prototypes in use, that count as one answer for all."""
@@ -165,7 +165,7 @@ def one_hot_collapse(course: Course) -> str | None:
     answers = course.last("health/prototypes")
     if answers is not None and answers >= ONE_HOT_PROTOTYPES:
         return None
-    steps = patience(course)
+    steps = max(SLOW, patience(course))
     if "gap" in course:
         entropy, top = course.last("teacher/entropy"), course.last("uniform/entropy")
         if entropy is None or not top:
@@ -183,15 +183,16 @@ def one_hot_collapse(course: Course) -> str | None:
 
 
 def dying_prototypes(course: Course) -> str | None:
-    """Few prototypes share all answers, in two looks."""
+    """A few prototypes, but more than one, share all answers."""
     rows, top = course.last("health/images"), course.last("uniform/entropy")
-    if not rows or not top:
+    used_now = course.last("health/prototypes")
+    if not rows or not top or used_now is None or used_now < ONE_HOT_PROTOTYPES:
         return None
     most = min(rows, math.exp(top))
     steps = max(SLOW, patience(course))
     if not _lasts(course, "health/prototypes", lambda used: used < FEW_PROTOTYPES * most, steps):
         return None
-    return f"{course.last('health/prototypes'):.1f} prototypes in use for {rows:.0f} images"
+    return f"{used_now:.1f} prototypes in use for {rows:.0f} images"
 
 
 def dimensional_collapse(course: Course) -> str | None:

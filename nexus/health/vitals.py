@@ -46,7 +46,7 @@ class Vital:
 
 
 SIGNS = (
-    Sign("dino", "DINO loss / ln K", "falls below 1; near 0 is one answer for all", high=1.05),
+    Sign("dino", "DINO loss / ln K", "falls below 1; near 0 is one answer for all"),
     Sign("ibot", "iBOT loss / ln K", "falls below 1"),
     Sign("gap", "ln K - teacher entropy", "0 is uniform", low=symptoms.UNIFORM_GAP),
     Sign("teacher/entropy", "teacher entropy, nats", "between 0 and ln K"),

@@ -38,6 +38,10 @@ def _draw(axes: "Axes", course: Course, vital: Vital, theme: Theme) -> None:
     colour = theme.curve if not vital.ill else theme.reference
     axes.plot(steps, values, color=colour, lw=1.8, marker="o" if len(pairs) < 12 else "", ms=3.5)
     axes.margins(y=0.15)
+    if max(values) - min(values) < 1e-9:  # else a constant would get an axis around it that means nothing
+        axes.set_ylim(values[0] - 0.05, values[0] + 0.05)
+    if min(values) >= 0.0:
+        axes.set_ylim(bottom=max(axes.get_ylim()[0], -0.02 * max(values)))
     for limit in (vital.sign.low, vital.sign.high):
         _draw_limit(axes, limit, vital, theme)
     mark = "" if not vital.ill else "  (ill)"
