@@ -199,6 +199,7 @@ def kill_somewhere(
     started: Pair, out: Path, rng: random.Random, start_seconds: float
 ) -> dict[str, Any] | None:
     """Kill one process or both at a moment that is drawn; what was done, nothing if the run ended first."""
+    since = time.time()
     (moment,) = rng.choices(list(MOMENTS), list(MOMENTS.values()))
     if moment == "start":
         _wait(started, lambda: len(started.ranks()) == 2)
@@ -207,7 +208,7 @@ def kill_somewhere(
         before = _age(out)
         _wait(started, lambda: _age(out) != before)
     if moment == "write":
-        _wait(started, lambda: writing(out), seconds=3.0)
+        _wait(started, lambda: writing(out, since), seconds=3.0)
         time.sleep(rng.uniform(0.0, 0.3) ** 2)
     if moment == "step":
         time.sleep(rng.uniform(0.0, 1.2) ** 2)
@@ -215,7 +216,7 @@ def kill_somewhere(
     if started.poll() is not None or not ranks:
         return None
     victims = rng.sample(ranks, rng.randint(1, len(ranks)))
-    at = {"moment": moment, "writing": writing(out), "victims": len(victims)}
+    at = {"moment": moment, "writing": writing(out, since), "victims": len(victims)}
     for rank in victims:
         with suppress(ProcessLookupError):
             os.kill(rank, signal.SIGKILL)
@@ -223,9 +224,11 @@ def kill_somewhere(
     return at
 
 
-def writing(out: Path) -> bool:
-    """Whether a checkpoint is being written."""
-    return any(out.glob("checkpoints/.writing-*"))
+def writing(out: Path, since: float) -> bool:
+    """Whether a checkpoint is being written, and not what an earlier kill left of one."""
+    with suppress(OSError):
+        return any(path.stat().st_mtime > since for path in out.glob("checkpoints/.writing-*"))
+    return False
 
 
 def _age(out: Path) -> int:
