@@ -29,6 +29,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from nexus import checkpoint
 from tests.training import runs
 
 SETTINGS = {
@@ -53,7 +54,7 @@ class Campaign:
         self.whole = folder / "whole"
         if not (self.whole / "model.safetensors").exists() or not self.records("whole"):
             began, started = time.monotonic(), launch(begin(self.whole, steps))
-            _wait(started, lambda: _age(self.whole) > 0)
+            _wait(started, lambda: _logged(self.whole, 0.0) > 0)
             seconds = time.monotonic() - began
             assert started.wait() == 0, "the run that is left alone failed"
             self.note(kind="whole", steps=steps, seconds_to_first_line=seconds)
@@ -205,8 +206,9 @@ def kill_somewhere(
         _wait(started, lambda: len(started.ranks()) == 2)
         time.sleep(rng.uniform(0.0, start_seconds))
     else:
-        before = _age(out)
-        _wait(started, lambda: _age(out) != before)
+        saved = checkpoint.latest(out / "checkpoints")
+        step = checkpoint.step_of(saved) if saved else 0
+        _wait(started, lambda: _logged(out, since) > step)
     if moment == "write":
         _wait(started, lambda: writing(out, since), seconds=3.0)
         time.sleep(rng.uniform(0.0, 0.3) ** 2)
@@ -231,18 +233,18 @@ def writing(out: Path, since: float) -> bool:
     return False
 
 
-def _age(out: Path) -> int:
-    """A number that changes with every logged step."""
-    with suppress(OSError):
-        return (out / "metrics.jsonl").stat().st_mtime_ns
-    return 0
+def _logged(out: Path, since: float) -> int:
+    """The last step in the log, if it was written to; a run that goes on first drops what it will repeat."""
+    log = out / "metrics.jsonl"
+    found = runs.lines(out) if log.exists() and log.stat().st_mtime > since else []
+    return found[-1]["step"] if found else 0
 
 
 def _wait(started: Pair, until: Callable[[], bool], seconds: float = 600.0) -> None:
     """Wait until something is so, the process has ended, or the time is up."""
     deadline = time.monotonic() + seconds
     while started.poll() is None and time.monotonic() < deadline and not until():
-        time.sleep(0.002)
+        time.sleep(0.005)
 
 
 def main() -> None:
