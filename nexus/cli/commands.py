@@ -225,7 +225,9 @@ def _whole_number(word: str, option: str) -> int:
 @app.command("eval", cls=GroupedCommand)
 def evaluate(
     data: Data,
-    model: Model,
+    model: Annotated[
+        str | None, _option("run folder, weight file or name", group=WHAT, metavar="MODEL")
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
@@ -238,6 +240,9 @@ def evaluate(
     task: Annotated[
         str, _option("such as knn,linear (default); docs/evaluation.md", group=WHAT, metavar="NAMES")
     ] = "knn,linear",
+    reproduce: Annotated[
+        str | None, _option("released model: published figures beside ours", group=WHAT, metavar="NAME")
+    ] = None,
     encoder: Encoder = "teacher",
     size: Size = None,
     limit: Annotated[
@@ -263,6 +268,16 @@ def evaluate(
     from nexus.log import set_up
 
     set_up()
+    machine = {"device": device, "precision": precision, "batch_size": batch_size, "workers": workers}
+    seen: dict[str, Any] = {"size": size, **machine}
+    if reproduce is not None:
+        from nexus.cli import reproducing
+
+        more = {"limit": limit, "cache": cache, "seeds": seeds, "overrides": overrides}
+        reproducing.run(reproduce, data, out, model=model, overwrite=overwrite, **more, **seen)
+        return
+    if model is None:
+        raise ConfigError("--model is missing: a run folder, a weight file or a name; or --reproduce NAME")
     place = place_in_run(model) if out is None else out
     with progress_bar("features") as progress:
         result = run_evaluation(
@@ -276,12 +291,8 @@ def evaluate(
             seeds=seeds,
             cache=cache,
             overrides=overrides or [],
-            size=size,
-            device=device,
-            precision=precision,
-            batch_size=batch_size,
-            workers=workers,
             progress=progress,
+            **seen,
         )
     eval_table(result, place)
 

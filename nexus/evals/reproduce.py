@@ -18,7 +18,7 @@ from torch import nn
 from nexus.checkpoint import make_folder, write_atomic
 from nexus.config import Config, build
 from nexus.data.datasets.known.recognition import benchmark_of
-from nexus.errors import ConfigError, DataError, unknown
+from nexus.errors import ConfigError, DataError, RunError, unknown
 from nexus.evals.evaluation import evaluate
 from nexus.features import Progress
 
@@ -111,6 +111,7 @@ def reproduce(
     *,
     model: str | Path | nn.Module | None = None,
     out: str | Path | None = None,
+    overwrite: bool = False,
     limit: int | None = None,
     overrides: Iterable[str] = (),
     progress: Progress | None = None,
@@ -119,13 +120,15 @@ def reproduce(
     """Evaluate a released model as its authors did, and put both figures side by side.
 
     The result has `model`, `table` (one row a figure: `benchmark`, `what`, `published` and `measured` in
-    0..1, `interval`, `samples`, `source`, `ours`), and the whole `evaluations`. `model` stands for the
+    0..1, `interval`, `samples`, `source`, how), and the whole `evaluations`. `model` stands for the
     weights if they are not those of the name. `settings` and `overrides` as in `nexus.evaluate`, over the
     published ones. Data are looked for before the weights. Raises as `nexus.evaluate`.
     """
     todo = plan_of(name, data)
     file = None if out is None else Path(out) if Path(out).suffix == ".json" else Path(out) / "reproduce.json"
     if file is not None:
+        if file.exists() and not overwrite:
+            raise RunError(f"{file} exists; choose another --out, or replace it with --overwrite")
         make_folder(file.parent)
     rows, evaluations = [], {}
     for part in todo:
@@ -173,5 +176,6 @@ def _row(name: str, figure: Figure, part: Todo, found: Mapping[str, Any]) -> dic
         "interval": entry["interval"],
         "samples": entry["samples"],
         "source": figure.source,
+        "protocol": figure.protocol,
         "ours": figure.ours,
     }

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nexus.cli import reproducing
 from nexus.errors import ConfigError, DataError
 from nexus.evals import reproduce as module
 from nexus.evals.reproduce import figures_of, plan_of, published, reproduce
@@ -67,6 +68,16 @@ def test_what_is_needed_is_said_before_anything_is_done(folders, tmp_path):
         plan_of("dinov2_vits14", folders[1])
     (todo,) = plan_of("dinov2_vits14_reg", folders[0])
     assert [figure.task for figure in todo.figures] == ["knn", "linear"]
+
+
+def test_the_command_prints_both(folders, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(module, "STEPS", 5)
+    monkeypatch.setattr("nexus.evals.evaluation.load_backbone", lambda model, encoder: TinyBackbone())
+    reproducing.run("dinov2_vits14", str(folders[0]), None, size=32, device="cpu", cache="off", model=None)
+    text = capsys.readouterr().out
+    assert "ImageNet-1k" in text
+    assert "81.1" in text
+    assert "fixed beforehand" in text
 
 
 def test_every_figure_has_its_source_and_is_a_share():
