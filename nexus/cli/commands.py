@@ -1,14 +1,28 @@
 """The verbs: each parses, calls one function of the package, and shows the result."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import typer
 
 from nexus import __version__
 from nexus.cli.data_commands import data_app
 from nexus.cli.doctor_command import doctor
+from nexus.cli.eval_commands import compare
 from nexus.cli.layout import LENGTH, MACHINE, RESULT, WHAT, GroupedCommand
+from nexus.cli.options import ENCODERS as _ENCODERS
+from nexus.cli.options import (
+    BatchSize,
+    Data,
+    Device,
+    Encoder,
+    Model,
+    Overwrite,
+    Precision,
+    Size,
+    Workers,
+)
+from nexus.cli.options import option as _option
 from nexus.cli.plan_command import plan
 from nexus.errors import ConfigError, choose
 
@@ -26,24 +40,6 @@ app.add_typer(data_app)
 app.command(cls=GroupedCommand)(plan)
 app.command(cls=GroupedCommand)(doctor)
 
-_ENCODERS: dict[str, Literal["teacher", "student"]] = {"teacher": "teacher", "student": "student"}
-
-
-def _option(help: str, *names: str, group: str, metavar: str | None = None, least: int | None = None) -> Any:
-    return typer.Option(
-        *names, help=help, rich_help_panel=group, metavar=metavar, show_default=False, min=least
-    )
-
-
-Data = Annotated[str, _option("folder, list, .tar, .zip, ...", group=WHAT, metavar="SOURCE")]
-Model = Annotated[str, _option("run folder, weight file or name", group=WHAT, metavar="MODEL")]
-Encoder = Annotated[str, _option("teacher (default) or student", group=WHAT, metavar="NAME")]
-Size = Annotated[int | None, _option("side of the input; default: the model's", group=WHAT, metavar="PIXELS")]
-Device = Annotated[str, _option("auto (default), cpu, cuda, cuda:1, mps", group=MACHINE, metavar="NAME")]
-Precision = Annotated[str, _option("fp32 (default), bf16 or fp16", group=MACHINE, metavar="NAME")]
-BatchSize = Annotated[int, _option("images at once (64)", group=MACHINE, metavar="N")]
-Workers = Annotated[int, _option("processes that read images (0)", group=MACHINE, metavar="N")]
-Overwrite = Annotated[bool, _option("replace what --out holds", "--overwrite", group=RESULT)]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
@@ -262,7 +258,8 @@ def evaluate(
     overwrite: Overwrite = False,
 ) -> None:
     """Measure frozen features on labelled images."""
-    from nexus.cli.show import eval_table, progress_bar
+    from nexus.cli.show import progress_bar
+    from nexus.cli.show_evals import eval_table
     from nexus.evals import evaluate as run_evaluation
     from nexus.evals.evaluation import place_in_run
     from nexus.log import set_up
@@ -295,6 +292,9 @@ def evaluate(
             **seen,
         )
     eval_table(result, place)
+
+
+app.command(cls=GroupedCommand)(compare)
 
 
 @app.command(cls=GroupedCommand)

@@ -1,12 +1,10 @@
 """What the commands print: tables, summaries, progress bars. Nothing else in nexus prints."""
 
-import functools
 import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -29,7 +27,8 @@ class _Console(Console):
         raise BrokenPipeError
 
 
-def _console() -> Console:
+def terminal() -> Console:
+    """The terminal, or whatever reads us."""
     # Paths and class names may hold [brackets], which are no markup.
     return _Console(soft_wrap=True, markup=False, highlight=False)
 
@@ -55,7 +54,7 @@ def train_summary(result: "RunResult") -> int:
     if result.told:
         return 0 if result.finished else 3
     folder = shlex.quote(str(result.folder.path))
-    say = _console().print
+    say = terminal().print
     if not result.finished:
         say(f"stopped at step {result.step}; `nexus train --resume {folder}` goes on")
         return 3
@@ -71,7 +70,7 @@ def train_summary(result: "RunResult") -> int:
 
 def embed_summary(written: "Written") -> None:
     """Say how many features were written, and which images failed."""
-    say = _console().print
+    say = terminal().print
     again = f" (the first {written.resumed_at} images by an earlier run)" if written.resumed_at else ""
     say(f"{written.rows} images, {written.dim} dimensions → {written.path}{again}")
     for fault in written.faults:
@@ -80,37 +79,9 @@ def embed_summary(written: "Written") -> None:
         say(f"{written.unreadable} images could not be used: {written.unreadable_list}")
 
 
-def eval_table(result: dict[str, Any], place: Path | None = None) -> None:
-    """One row a model (or baseline) and task, with its interval and the chance level, and the file."""
-    table = Table(title=f"{result['model']} on {result['data']}")
-    for column in ("features", "task", "metric", "value", "95 % interval", "images", "chance"):
-        table.add_column(column, justify="left" if column in ("features", "task", "metric") else "right")
-    for row in result["table"]:
-        low, high = row["interval"]
-        number = functools.partial(_number, unit=row["unit"])
-        spread = f" ± {number(row['seeds_std'])}" if "seeds_std" in row else ""
-        table.add_row(
-            row["features"],
-            row["task"],
-            row["metric"] + ("" if row["higher_is_better"] else " ↓"),
-            f"{number(row['value'])}{spread} {row['unit']}".rstrip(),
-            f"{number(low)} – {number(high)}",
-            f"{row['samples']:,}",
-            "" if row["chance"] is None else number(row["chance"]),
-        )
-    _console().print(table)
-    if place is not None:
-        _console().print(f"written to {place if place.suffix == '.json' else place / 'eval.json'}")
-
-
-def _number(value: float, unit: str) -> str:
-    """A share times 100 with one digit, anything else with three."""
-    return f"{100 * value:.1f}" if unit == "%" else f"{value:.3f}"
-
-
 def conversion(result: "Conversion") -> None:
     """What was written, how it was checked, and the line that opens it."""
-    say = _console().print
+    say = terminal().print
     for line in str(result).splitlines():
         say(line)
 
@@ -123,7 +94,7 @@ def demo_table(result: Any) -> None:
     table.add_column("linear probe", justify="right")
     for name, row in result.rows.items():
         table.add_row(name, f"{100 * row['knn']:.1f}", f"{100 * row['linear']:.1f}")
-    console = _console()
+    console = terminal()
     console.print(table)
     console.print(result.verdict)
     console.print(f"report: {result.report}")
@@ -131,7 +102,7 @@ def demo_table(result: Any) -> None:
 
 def export_table(result: Any) -> None:
     """One row an output and shape; then what was written, and what is to be known about it."""
-    console = _console()
+    console = terminal()
     if result.checks:
         table = Table(title=f"{result.path.name} in {result.runtime}, against the model")
         for column in ("output", "images × height × width", "max error", "mean error", "cosine"):
@@ -156,7 +127,7 @@ def export_table(result: Any) -> None:
 
 def inspection(facts: dict[str, Any], *, as_json: bool = False) -> None:
     """What `nexus inspect` found, one fact a line, or as one JSON object."""
-    say = _console().print
+    say = terminal().print
     if as_json:
         say(json.dumps(facts, indent=2))
         return
@@ -171,7 +142,7 @@ _LISTED = 5
 
 def survey_table(found: "Survey") -> None:
     """What `nexus data scan` saw: counts and shares, then the first names of each kind of trouble."""
-    console = _console()
+    console = terminal()
     console.print(found.description)
     table = Table(title=f"{found.examined:,} of {found.images:,} images looked at")
     table.add_column("what")
@@ -199,14 +170,14 @@ def _scan_limits() -> tuple[int, float]:
 
 def _some(what: str, names: Sequence[str]) -> None:
     for name in names[:_LISTED]:
-        _console().print(f"{what}: {name}")
+        terminal().print(f"{what}: {name}")
     if len(names) > _LISTED:
-        _console().print(f"{what}: and {len(names) - _LISTED:,} more (--out FILE.json lists all)")
+        terminal().print(f"{what}: and {len(names) - _LISTED:,} more (--out FILE.json lists all)")
 
 
 def measured_lines(found: "Measured") -> None:
     """What `nexus data stats` measured, and what to write behind `nexus train`."""
-    say, stats = _console().print, found.stats
+    say, stats = terminal().print, found.stats
     say(f"{found.description}: {len(stats.mean)} channels, {stats.images:,} images, {stats.pixels:,} pixels")
     for fault in stats.faults[:_LISTED]:
         say(f"skipped {fault.name}: {fault.reason}")
@@ -217,7 +188,7 @@ def measured_lines(found: "Measured") -> None:
 
 def packed_lines(packed: "Packed") -> None:
     """What `nexus data pack` wrote."""
-    say = _console().print
+    say = terminal().print
     again = f" (the first {packed.resumed_at:,} images by an earlier run)" if packed.resumed_at else ""
     volume = f"{packed.shards} shard{'s' * (packed.shards > 1)}, {packed.bytes / 1e6:,.1f} MB"
     say(f"{packed.images:,} images, {volume} → {packed.path}{again}")

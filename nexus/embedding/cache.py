@@ -188,11 +188,9 @@ class CachedFeatures:
         os.replace(partial, place)
         checkpoint.sync_folder(place.parent)
         count, total = self.cache.evict(place.name)
-        limit = human_bytes(self.cache.limit)
-        size = human_bytes(_bytes_in(place)), human_bytes(total)
-        log.info(
-            "features kept: %s in %s (%d tables, %s of %s)", size[0], place.parent, count, size[1], limit
-        )
+        here, all_of_them, limit = map(human_bytes, (_bytes_in(place), total, self.cache.limit))
+        tables = f"{count} table{'s' * (count > 1)}"
+        log.info("features kept: %s in %s (%s, %s of %s)", here, place.parent, tables, all_of_them, limit)
         return wanted.read(place)
 
     def _too_large(self, wanted: int) -> bool:

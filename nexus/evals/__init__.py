@@ -6,9 +6,11 @@
     context     what every task is given: EvalContext
     registry    the tasks by name, and their settings
     evaluation  nexus.evaluate: tasks on a backbone, and on raw pixels
+    compare     the same of several models, and which differences are real (comparison)
     results     from what a task found to eval.json and the table
 """
 
+from nexus.evals.compare import compare
 from nexus.evals.context import EvalContext
 from nexus.evals.evaluation import evaluate
 from nexus.evals.knn import KNNConfig, evaluate_knn
@@ -25,6 +27,7 @@ __all__ = [
     "LinearConfig",
     "Task",
     "TaskResult",
+    "compare",
     "evaluate",
     "evaluate_knn",
     "evaluate_linear",

@@ -153,10 +153,21 @@ class EvalContext:
         kept = {key: value for key, value in self._kept.items() if key == "labelled"}
         return replace(self, view=replace(self.view, size=size, resize=None), _kept=kept)
 
-    def on_pixels(self) -> "EvalContext":
-        """The same evaluation of raw pixels, on the same images."""
+    def with_backbone(self, backbone: Any) -> "EvalContext":
+        """The same evaluation of another backbone, on the same images."""
         kept = {key: value for key, value in self._kept.items() if key == "labelled"}
-        return replace(self, backbone=PixelBackbone(self.backbone).to(self.device), _kept=kept)
+        return replace(self, backbone=backbone, _kept=kept)
+
+    def on_pixels(self) -> "EvalContext":
+        """The same evaluation of raw pixels."""
+        return self.with_backbone(PixelBackbone(self.backbone).to(self.device))
+
+    def prepared(self, halves: Halves, train: Features, test: Features) -> "EvalContext":
+        """The same evaluation, whose labelled images and their features are known already."""
+        kept: dict[Any, Any] = {"labelled": halves}
+        for images, features in zip(halves[:2], (train, test), strict=True):
+            kept["features", id(images), False] = images, features
+        return replace(self, _kept=kept)
 
     def _extracted(self, dataset: ImageSource, layers: int, flip: bool) -> Features:
         if self.is_baseline:

@@ -108,7 +108,7 @@ def evaluate(
     exists.
     """
     todo = plan(data, tasks, limit=limit, seeds=seeds, cache=cache, overrides=overrides, **settings)
-    file = None if out is None else _free(Path(out), overwrite)
+    file = None if out is None else free_place(Path(out), overwrite)
     context = todo.context(load_backbone(model, encoder), progress)
     if file is not None:
         make_folder(file.parent)  # before the long work
@@ -149,10 +149,11 @@ def place_in_run(model: str) -> Path | None:
     return run / "evals" if (run / "config.yaml").is_file() and os.access(run, os.W_OK) else None
 
 
-def _free(out: Path, overwrite: bool) -> Path:
+def free_place(out: Path, overwrite: bool, name: str = "eval.json") -> Path:
+    """The file that a result goes to, `name` in a folder; `RunError` where it is in the way."""
     if out.suffix != ".json" and out.is_file():
         raise RunError(f"{out} is a file; --out takes a folder, or a file that ends in .json")
-    file = out if out.suffix == ".json" else out / "eval.json"
+    file = out if out.suffix == ".json" else out / name
     if file.exists() and not overwrite:
         raise RunError(f"{file} exists; choose another --out, or replace it with --overwrite")
     return file
