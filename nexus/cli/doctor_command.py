@@ -63,9 +63,9 @@ def show(found: "Examination") -> None:
     """The table of vital signs, the best checkpoint, the verdict."""
     from rich.table import Table
 
-    from nexus.cli.show import _console
+    from nexus.cli.show import terminal
 
-    course, say = found.course, _console().print
+    course, say = found.course, terminal().print
     steps = f"{course.step:,} of {course.total:,}" if course.total else f"{course.step:,}"
     table = Table(title=f"{found.log} ({course.tool}), step {steps}")
     for column in ("vital sign", "first", "now", "ill", "normally"):

@@ -131,6 +131,7 @@ def test_commands_in_documents_exist(path: Path) -> None:
     verbs = set(re.findall(r"^\$? ?(?:\.venv/bin/)?nexus ([a-z]+)", blocks, re.MULTILINE))
     known = {
         "card",
+        "compare",
         "convert",
         "data",
         "demo",
