@@ -119,7 +119,7 @@ def _shots(config: KNNConfig, shots: int) -> KNNConfig:
     return config.model_copy(update={"n_per_class": shots, "few_shot": ()})
 
 
-TASK = Task("knn", "k-NN on CLS, nothing is trained", KNNConfig, run)
+TASK = Task("knn", "k-NN on CLS, nothing is trained", KNNConfig, run, on_labelled=True)
 
 
 def knn_result(

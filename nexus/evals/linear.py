@@ -203,6 +203,7 @@ TASK = Task(
     "the best of a grid of linear probes",
     LinearConfig,
     run,
+    on_labelled=True,
     layers=lambda config: max(config.n_last_blocks),
 )
 

@@ -144,4 +144,4 @@ def run(context: EvalContext, config: LogRegConfig) -> TaskResult:
     return replace(logreg_result(*features, config, context.device), split=split)
 
 
-TASK = Task("logreg", "logistic regression, the best of 45 penalties", LogRegConfig, run)
+TASK = Task("logreg", "logistic regression, the best of 45 penalties", LogRegConfig, run, on_labelled=True)

@@ -98,6 +98,9 @@ class Task:
     run: Callable[[EvalContext, Any], TaskResult]
     """`run(context, config)`; the backbone is in eval mode, on `context.device`, and nothing of it is trained
     unless the task says so. It must leave the weights as they were."""
+    on_labelled: bool = False
+    """Whether all it asks for are `context.labelled()` and `context.features` of these, not mirrored: a
+    training run of several processes then computes them together."""
     layers: Callable[[Any], int] = lambda config: 1
     """How many last blocks it will ask `context.features` for; all tasks share one extraction."""
 

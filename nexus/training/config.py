@@ -5,7 +5,7 @@ leaves out is not taken from them but chosen for the data and the machine at han
 `nexus.training.auto`. Sections that change results come first; `compute` and those below it should not.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -114,12 +114,16 @@ class LogConfig(Config):
 
 
 class OnlineEvalConfig(Config):
-    """k-NN on the labels of the data, while training, where there are labels."""
+    """Evaluations of the teacher while it trains; k-NN, where there are labels, unless others are named."""
 
     every: NonNegativeInt = 12_500
     """Steps between evaluations; 0: never."""
     data: str = ""
-    """Labelled data to evaluate on; left out: the training data, if they have labels."""
+    """Data to evaluate on; left out: the training data, if they have labels."""
+    tasks: Annotated[tuple[str, ...], Field(min_length=1)] = ("knn",)
+    """Tasks of `nexus eval`; those on labelled images share the work between the processes."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the tasks, as in online_eval.settings.linear.min_steps=200."""
     max_images: PositiveInt = 2000
     """Most images of either side, the bank and the queries; without splits a fifth of them are queries."""
 

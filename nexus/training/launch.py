@@ -16,13 +16,14 @@ from nexus.data.images import ImageLimits
 from nexus.devices import pick_device
 from nexus.distributed import is_main, on_each, on_main, world_size
 from nexus.errors import ConfigError, DataError
+from nexus.evals.registry import task_configs, task_named, task_names
 from nexus.evals.splits import labelled_splits, split_labelled
 from nexus.log import copied_to, logger, remembered
 from nexus.models.vision import build_backbone
 from nexus.training.asked import Asked
 from nexus.training.auto import GREY_MODES, automatic, several_devices
 from nexus.training.choices import Choice, DataFacts, drop_auto
-from nexus.training.config import ComputeConfig, TrainConfig
+from nexus.training.config import ComputeConfig, OnlineEvalConfig, TrainConfig
 from nexus.training.footprint import refuse_what_cannot_fit
 from nexus.training.loop import RunResult, run
 from nexus.training.metrics import read_lines
@@ -258,6 +259,8 @@ def open_data(settings: Tree) -> tuple[ImageDataset, DataFacts]:
 def _can_evaluate(given: Tree, dataset: ImageDataset) -> bool:
     """Whether there are labels for an evaluation while training; where one was to be expected, why not."""
     online = given.get("online_eval") or {}
+    if not _needs_labels(online):
+        return True
     if online.get("data"):
         labelled_splits(online["data"])  # a mistake in it should show before anything is created
         return True
@@ -269,6 +272,13 @@ def _can_evaluate(given: Tree, dataset: ImageDataset) -> bool:
         logger.info("no k-NN while training: %s", error)
         return False
     return True
+
+
+def _needs_labels(online: Tree) -> bool:
+    """Whether some task of the evaluation while training reads labelled images."""
+    names = task_names(online.get("tasks") or OnlineEvalConfig().tasks)
+    task_configs(names, online.get("settings") or {})  # a mistake in them should show now, too
+    return any(task_named(name).on_labelled for name in names)
 
 
 def check(config: TrainConfig, dataset: ImageDataset, *, memory: bool = True) -> None:

@@ -27,7 +27,7 @@ from nexus.training.health import Health
 from nexus.training.interrupt import Interrupt, graceful_stop
 from nexus.training.memory import keep_freed_memory
 from nexus.training.metrics import append_line, read_lines
-from nexus.training.online_eval import OnlineKNN
+from nexus.training.online_eval import OnlineEvaluation
 from nexus.training.processes import local_device, local_threads
 from nexus.training.profiling import StepProfiler
 from nexus.training.progress import TrainProgress
@@ -101,7 +101,7 @@ def _train(
     faults = FaultList(folder.unreadable)
     faults.add(dataset.faults)
     guards = Guards(config, faults, device)
-    evaluation = OnlineKNN(config, dataset, folder.evals)
+    evaluation = OnlineEvaluation(config, dataset, folder.evals)
     health = Health(config, dataset, folder, device)
     saver = Saver(config, dataset, folder, state)
     agreement = Agreement(interrupt)

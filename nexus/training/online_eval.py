@@ -1,6 +1,7 @@
-"""k-NN of the teacher while training, where there are labels: the number to watch instead of the loss."""
+"""What the teacher's features are worth, while it trains: the tasks of `nexus eval` on a fixed subset."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,55 +10,121 @@ from nexus import checkpoint
 from nexus.data.datasets import ImageDataset
 from nexus.distributed import is_main, on_each, rank, world_size
 from nexus.errors import NexusError
-from nexus.evals.knn import evaluate_knn
+from nexus.evals.context import EvalContext, Spec
+from nexus.evals.registry import task_configs, task_named
+from nexus.evals.results import entry
 from nexus.evals.splits import labelled_splits, split_labelled
-from nexus.features import Features, extract, joined_features
+from nexus.features import Features, View, eval_mode, extract, joined_features, place_on
 from nexus.log import logger
 from nexus.models.ssl import DINOv2
 from nexus.models.vision import VisionTransformer
 from nexus.training.config import TrainConfig
 from nexus.training.parallel import whole_backbone
 
+_LONG_SECONDS, _LONG_SHARE = 10.0, 0.2
 
-class OnlineKNN:
-    """Evaluates the teacher's CLS features on a fixed subset and writes `evals/step_NNNNNNN.json`."""
+
+class OnlineEvaluation:
+    """Evaluates the teacher and writes `evals/step_NNNNNNN.json`.
+
+    Features of labelled images are computed by all processes, each its part; the rest by the main one.
+    """
 
     def __init__(self, config: TrainConfig, dataset: ImageDataset, folder: Path) -> None:
-        self.every = config.online_eval.every
+        self.online = config.online_eval
+        self.every = self.online.every
         self.folder = folder
         self.config = config
+        self._ended = time.monotonic()
+        self._said = False
         if not self.every:
             return
-        limit = config.online_eval.max_images
-        if config.online_eval.data:
-            self.train, self.test, _ = labelled_splits(config.online_eval.data, limit=limit)
-        else:
-            self.train, self.test, _ = split_labelled(dataset, limit=limit)
+        self.tasks = task_configs(self.online.tasks, self.online.settings)
+        self.data: Spec = self.online.data or config.data.source
+        self.halves = None
+        if any(task_named(name).on_labelled for name in self.tasks):
+            limit = self.online.max_images
+            if self.online.data:
+                self.halves = labelled_splits(self.online.data, limit=limit)
+            else:
+                self.halves = split_labelled(dataset, limit=limit)
 
     def due(self, step: int) -> bool:
         """Whether this step ends with an evaluation."""
         return bool(self.every) and (step % self.every == 0 or step == self.config.schedule.steps)
 
     def run(self, model: DINOv2, step: int) -> None:
-        """Evaluate, write the result, say the headline. A failure is reported; training goes on."""
+        """Evaluate, write the result, say the headlines. A failure is reported; training goes on."""
+        began = time.monotonic()
         backbone = whole_backbone(model.teacher_backbone)
+        what = ", ".join(map(_label, self.tasks))
         try:
-            train, test = (self._features(backbone, part) for part in (self.train, self.test))
+            context = self._context(backbone)
             if is_main():
-                result = evaluate_knn(train, test)
-                text = json.dumps({"step": step, "knn": result}, indent=1)
-                checkpoint.write_atomic(self.folder / f"step_{step:07d}.json", text)
-                logger.info("step %d  k-NN %.1f %% (chance %.1f %%)", step, *_percent(result))
+                self._evaluate(context, step)
         except (NexusError, OSError) as error:
-            logger.error("step %d  k-NN failed: %s. Training goes on.", step, error)
+            logger.error("step %d  %s failed: %s. Training goes on.", step, what, error)
+        self._say_if_long(time.monotonic() - began)
 
-    def _features(self, backbone: VisionTransformer, images: ImageDataset) -> Features:
+    def _context(self, backbone: VisionTransformer) -> EvalContext:
+        """Every process must call it: each computes its part of the features."""
+        context = EvalContext(
+            backbone=backbone,
+            data=self.data,
+            view=View(size=self.config.crops.global_size),
+            device=place_on(backbone, None),
+            limit=self.online.max_images,
+            layers=max(task_named(name).layers(config) for name, config in self.tasks.items()),
+        )
+        if self.halves is None:
+            return context
+        train, test, _ = self.halves
+        return context.prepared(self.halves, *(self._features(context, part) for part in (train, test)))
+
+    def _features(self, context: EvalContext, images: ImageDataset) -> Features:
         """The features of all images, of which each process looks at a part."""
         mine = np.array_split(np.arange(len(images)), world_size())[rank()]
-        size = self.config.crops.global_size
-        parts = on_each(lambda: extract(backbone, images.subset(mine), size=size) if len(mine) else None)
-        return joined_features([part for part in parts if part is not None])
+
+        def look() -> Features | None:
+            if not len(mine):
+                return None
+            return extract(context.backbone, images.subset(mine), context.view, layers=context.layers)
+
+        return joined_features([part for part in on_each(look) if part is not None])
+
+    def _evaluate(self, context: EvalContext, step: int) -> None:
+        found = {}
+        with eval_mode(context.backbone):
+            for name, config in self.tasks.items():
+                result = task_named(name).run(context, config)
+                found[name] = entry(result)
+                number = "{:.1f} %" if result.unit == "%" else "{:.3f} " + result.unit
+                scale = 100 if result.unit == "%" else 1
+                chance = f" (chance {number.format(scale * result.chance)})" if result.chance else ""
+                logger.info(
+                    "step %d  %s %s%s", step, _label(name), number.format(scale * result.value), chance
+                )
+        text = json.dumps({"step": step, **found}, indent=1)
+        checkpoint.write_atomic(self.folder / f"step_{step:07d}.json", text)
+
+    def _say_if_long(self, seconds: float) -> None:
+        """One line, once, where evaluating takes a large part of the time."""
+        now = time.monotonic()
+        share = seconds / max(now - self._ended, 1e-9)
+        self._ended = now
+        if seconds > _LONG_SECONDS and share > _LONG_SHARE and not self._said:
+            self._said = True
+            logger.info(
+                "evaluating took %.0f s, %.0f %% of the time since the last one: a larger online_eval.every"
+                " or a smaller online_eval.max_images makes it less",
+                seconds,
+                100 * share,
+            )
 
 
-def _percent(result: dict) -> tuple[float, float]:
-    return 100 * result["top1"], 100 * result["chance"]
+def _read(value: float, unit: str) -> str:
+    return f"{100 * value:.1f} %" if unit == "%" else f"{value:.3f} {unit}".rstrip()
+
+
+def _label(task: str) -> str:
+    return "k-NN" if task == "knn" else task

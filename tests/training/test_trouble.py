@@ -109,7 +109,7 @@ def test_an_evaluation_that_fails_is_reported(tmp_path, monkeypatch, caplog):
     def fail(*_, **__):
         raise DataError("no image left")
 
-    monkeypatch.setattr("nexus.training.online_eval.evaluate_knn", fail)
+    monkeypatch.setattr("nexus.evals.knn.knn_result", fail)
     assert runs.run(tmp_path / "run", online_eval__every=3).finished
     assert "step 3  k-NN failed: no image left. Training goes on." in caplog.text
 
