@@ -97,8 +97,8 @@ class Campaign:
         return 1.5 * float(self.records("whole")[0]["seconds_to_first_line"])
 
     def _rng(self) -> random.Random:
-        """Other moments for each kill, the same ones for the same tally."""
-        return random.Random(len(self.records("kill")))
+        """Other moments for each kill and run, the same ones for the same tally."""
+        return random.Random(1000 * len(self.records("run")) + len(self.records("kill")))
 
     def summary(self) -> tuple[str, bool]:
         """What was found, as Markdown, and whether all of it is well."""
