@@ -1,13 +1,15 @@
 """Images per second through the crops, and their pixels: the official pipeline against ours.
 
-    python -m benchmarks.crops
+    python -m benchmarks.crops [--rounds 9] [--only native]
 
 JPEG bytes to 2 global crops of 224 and 8 local crops of 98, official preset, one thread, real photos of
 `../shared/data`. CPU time, rounds interleaved, medians. Ours sets photos upright by their EXIF, the
-official pipeline does not. `device` counts the CPU's part.
+official pipeline does not. They write into memory that is used again, as in the loader. `device` counts the
+CPU's part; `native` are the loops that numba compiles.
 PSNR: each crop against torchvision's at equal decisions.
 """
 
+import argparse
 import io
 import math
 import tarfile
@@ -48,7 +50,7 @@ def numbers(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).random((10, UNIFORMS))
 
 
-def candidates(files: list[bytes]) -> dict[str, Callable[[], None]]:
+def candidates(files: list[bytes], kinds: list[bool]) -> dict[str, Callable[[], None]]:
     """One call crops every file once; each round draws other crops."""
     views = official_views(CONFIG)
     rounds = iter(range(10**9))
@@ -59,22 +61,29 @@ def candidates(files: list[bytes]) -> dict[str, Callable[[], None]]:
             for view in views:
                 view(image)
 
-    def engine(recolour: bool) -> Callable[[], None]:
-        augmentation = MultiCropAugmentation(config=CONFIG, recolour=recolour)
+    def engine(recolour: bool, native: bool) -> Callable[[], None]:
+        augmentation = MultiCropAugmentation(config=CONFIG, recolour=recolour, native=native)
+        rooms = np.empty((2, 3, 224, 224), np.uint8), np.empty((8, 3, 98, 98), np.uint8)
 
         def run() -> None:
             turn = next(rounds)
             for number, data in enumerate(files):
-                augmentation.of(EncodedPicture(data, "x"), numbers(turn * len(files) + number))
+                drawn = numbers(turn * len(files) + number)
+                augmentation.of(EncodedPicture(data, "x"), drawn, lambda chans, kind: rooms)
 
         return run
 
-    return {"official (PIL, torchvision)": official, "cpu": engine(True), "device (CPU part)": engine(False)}
+    found = {"official (PIL, torchvision)": official}
+    for native in kinds:
+        name = "native" if native else "libraries"
+        found[f"cpu, {name}"] = engine(True, native)
+        found[f"device, {name} (CPU part)"] = engine(False, native)
+    return found
 
 
-def nearness(files: list[bytes]) -> np.ndarray:
+def nearness(files: list[bytes], native: bool) -> np.ndarray:
     """PSNR in dB of the CPU engine's crops to torchvision's."""
-    augmentation = MultiCropAugmentation(config=CONFIG)
+    augmentation = MultiCropAugmentation(config=CONFIG, native=native)
     found = []
     for number, data in enumerate(files):
         image = decode_image(data, "x")
@@ -88,15 +97,26 @@ def nearness(files: list[bytes]) -> np.ndarray:
 
 def main() -> None:
     """Print the result as Markdown."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=ROUNDS, help="interleaved rounds (default: %(default)s)"
+    )
+    parser.add_argument("--only", choices=["native", "libraries"], help="one kind of engine; left out: both")
+    asked = parser.parse_args()
+    kinds = [kind for kind in (False, True) if asked.only in (None, "native" if kind else "libraries")]
     torch.set_num_threads(1)
     root = Path(__file__).resolve().parents[2] / "shared" / "data"
     for title, path in SOURCES.items():
         files = photos(root / path)
         print(f"\n## {title}: {len(files)} photos, {np.mean([len(f) for f in files]) / 1000:.0f} kB\n")
-        print(table(interleaved(candidates(files), ROUNDS), len(files), "images"), flush=True)
-        dB = nearness(files)
-        low, middle = np.quantile(dB, [0.1, 0.5])
-        print(f"\nPSNR of {len(dB)} crops in dB: median {middle:.1f}, a tenth below {low:.1f}")
+        print(table(interleaved(candidates(files, kinds), asked.rounds), len(files), "images"), flush=True)
+        for native in kinds:
+            dB = nearness(files, native)
+            low, middle = np.quantile(dB, [0.1, 0.5])
+            name = "native" if native else "libraries"
+            print(f"\nPSNR of {len(dB)} crops in dB, {name}: median {middle:.1f}, a tenth below {low:.1f}")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ from torch import Tensor
 
 from nexus.config import build
 from nexus.data.batch import normalize
-from nexus.data.crops.colour import recolour
 from nexus.data.crops.config import CropConfig
 from nexus.data.crops.config import preset as named
 from nexus.data.crops.engines import engine
@@ -157,8 +156,8 @@ class MultiCropAugmentation:
         crops = [*large, *small]
         self.engine.cut(pixels, shrunk_by(pixels, picture.size, shrink), table, crops)
         if self.recolour:
-            for crop, row in zip(crops, table.rows(), strict=True):
-                recolour(crop, row, self.config.blur_kernel, self.config.solarize_threshold)
+            config = self.config
+            self.engine.recolour(crops, table, config.blur_kernel, config.solarize_threshold)
         if self.after:
             for crop in crops:
                 crop[:] = self.after(torch.from_numpy(crop)).numpy()

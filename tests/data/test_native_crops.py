@@ -1,22 +1,31 @@
 """Crops by compiled loops: Pillow's pixels, whatever the sizes; and no compiler."""
 
 import importlib
+import itertools
 import sys
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nexus.data.crops.config import CropConfig
+from benchmarks.torchvision_crops import apply_parameters
+from nexus.config import build
+from nexus.data.crops.config import PRESETS, CropConfig, preset
 from nexus.data.crops.engines import LIBRARIES, engine, why_not_native
 from nexus.data.crops.parameters import Box, CropTable
 from nexus.data.datasets import open_dataset
+from nexus.data.loader import train_batches
+from nexus.data.loading.making import BatchMaker
+from nexus.data.masking import BlockMasker, MaskConfig
 from nexus.data.multicrop import MultiCropAugmentation
+from nexus.data.order import Order
+from nexus.demo.source import demo_data
 from nexus.errors import ConfigError
 from nexus.training.auto import DataFacts, automatic
-from tests.data.test_multicrop import photo, plain, table_of
+from tests.data.test_multicrop import STAGES, photo, plain, psnr, table_of
 
 pytest.importorskip("numba")
 
@@ -72,7 +81,7 @@ def boxes(draw: st.DrawFn) -> tuple[int, int, tuple[int, int, int, int]]:
     )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     place=boxes(),
     side=st.one_of(st.integers(1, 24), st.integers(1, 130)),
@@ -176,14 +185,84 @@ def test_code_is_compiled_also_where_it_cannot_be_kept(tmp_path, monkeypatch) ->
     assert kernel("int64(int64)")(lambda number: number + 1)(41) == 42
 
 
-def test_the_crops_are_almost_those_of_the_libraries() -> None:
-    image = open_dataset("synthetic:n=1,size=90")[0].image
-    config = CropConfig(global_size=48, local_size=24, jitter=0.0, grayscale=0.0, solarize_global2=0.0)
-    made = [
-        MultiCropAugmentation(config=config, native=native).crops(image, np.random.default_rng(0))
-        for native in (False, True)
-    ]
-    for name in ("global_crops", "local_crops"):
-        one, other = (getattr(crops, name).int() for crops in made)
-        assert (one - other).abs().max() <= 2
-        assert (one - other).abs().float().mean() < 0.05
+# -- colours ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes", STAGES, ids=str)
+@pytest.mark.parametrize("side", [56, 24, 3])
+def test_each_stage_is_torchvisions(changes: dict, side: int) -> None:
+    """To the byte but for a level in resize and blur; here and there hue is one step of 255 off."""
+    config = CropConfig(global_size=side, local_size=side, blur_kernel=min(9, 2 * side - 1))
+    image = photo()
+    parameters = plain(image.size, **changes)
+    crop = np.empty((3, side, side), np.uint8)
+    compiled = engine(native=True)
+    compiled.cut(np.asarray(image), 1, table_of(parameters), [crop])
+    compiled.recolour([crop], table_of(parameters), config.blur_kernel, config.solarize_threshold)
+    difference = np.abs(crop.astype(int) - apply_parameters(image, parameters, config).numpy())
+    in_hue = any(operation == "hue" for operation, _ in changes.get("jitter", ()))
+    if "solarize" not in changes:  # which makes much of one level at its threshold
+        assert difference.max() <= (8 if in_hue else 2)
+    assert (difference > 0).mean() < (0.3 if "box" in changes else 0.06 if in_hue else 0.02)
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_drawn_crops_are_torchvisions_and_almost_the_libraries(name: str) -> None:
+    config = build(CropConfig, {**preset(name).model_dump(), "global_size": 56, "local_size": 24})
+    image = open_dataset(demo_data(), "train")[0].image
+    found: list[tuple[float, float]] = []
+    for seed in range(2):
+        made, usual = (
+            MultiCropAugmentation(config=config, native=native).crops(image, np.random.default_rng(seed))
+            for native in (True, False)
+        )
+        rows = zip(
+            [*made.global_crops, *made.local_crops],
+            [*usual.global_crops, *usual.local_crops],
+            made.parameters,
+            strict=True,
+        )
+        for one, other, row in rows:
+            found.append((psnr(one, apply_parameters(image, row, config)), psnr(one, other)))
+    official, libraries = np.median(found, axis=0)
+    assert official > 55
+    assert libraries > 48
+
+
+def test_any_order_of_steps() -> None:
+    """All 24, with factors at the ends of their ranges, on black, white and grey too."""
+    rng = np.random.default_rng(0)
+    config = CropConfig(global_size=40)
+    pixels = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    pixels[:10], pixels[10:20], pixels[20:30, :, 1:] = 0, 255, pixels[20:30, :, :1]
+    image = Image.fromarray(pixels)
+    ranges = {"brightness": (0.0, 1.9), "contrast": (0.1, 1.9), "saturation": (0.0, 2.0), "hue": (-0.5, 0.5)}
+    for order in itertools.permutations(ranges):
+        jitter = tuple((operation, float(rng.choice(ranges[operation]))) for operation in order)
+        parameters = plain((40, 40), jitter=jitter, grayscale=bool(rng.random() < 0.3))
+        crop = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        engine(native=True).recolour([crop], table_of(parameters), 9, 128)
+        difference = np.abs(crop.astype(int) - apply_parameters(image, parameters, config).numpy())
+        assert (difference > 2).mean() < 0.05
+
+
+def test_grey_crops_are_coloured_the_usual_way() -> None:
+    one = np.array(photo(24, 24).convert("L"))[None]
+    other = one.copy()
+    table = table_of(plain((24, 24), jitter=(("contrast", 1.3),), blur=1.0))
+    for kind, crop in ((engine(native=True), one), (LIBRARIES, other)):
+        kind.recolour([crop], table, 9, 128)
+    assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("recolour", [True, False])
+def test_batches_are_the_same_at_any_number_of_workers(recolour: bool) -> None:
+    dataset = open_dataset("synthetic:n=12,size=64")
+    config = CropConfig(global_size=32, local_size=16, local_number=2)
+    augmentation = MultiCropAugmentation(config=config, recolour=recolour, native=True)
+    maker = BatchMaker(dataset, augmentation, Order(12, 0), BlockMasker(MaskConfig(), 4, 4))
+    lists = [range(first, first + 4) for first in range(0, 12, 4)]
+    batches = [list(train_batches(maker, lists, workers=workers, max_seconds=60)) for workers in (0, 2)]
+    for one, other in zip(*batches, strict=True):
+        assert torch.equal(one.global_crops, other.global_crops)
+        assert torch.equal(one.local_crops, other.local_crops)

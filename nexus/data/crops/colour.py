@@ -7,13 +7,13 @@ What needs red, green and blue (saturation, hue, grey) is left out for other num
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
 
 from nexus.data.crops.geometry import Planes
-from nexus.data.crops.parameters import BLUE, GREEN, RED, CropParameters, Operation
+from nexus.data.crops.parameters import BLUE, GREEN, RED, CropParameters, CropTable, Operation
 from nexus.data.picture import Pixels
 
 cv2.setNumThreads(0)  # one crop is too small to share, and workers are many already
@@ -40,6 +40,12 @@ def recolour(planes: Planes, parameters: CropParameters, kernel: int, threshold:
     if parameters.solarize:
         crop = solarize(crop, threshold)
     cv2.split(crop, list(planes))
+
+
+def recolour_all(crops: Sequence[Planes], table: CropTable, kernel: int, threshold: int) -> None:
+    """`recolour` each of `crops` as its row of the table says."""
+    for crop, row in zip(crops, table.rows(), strict=True):
+        recolour(crop, row, kernel, threshold)
 
 
 def _affine(crop: Pixels, factor: float, offset: float) -> Pixels:

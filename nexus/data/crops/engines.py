@@ -8,7 +8,7 @@ import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from nexus.data.crops import geometry
+from nexus.data.crops import colour, geometry
 from nexus.data.crops.geometry import Planes
 from nexus.data.crops.parameters import CropTable
 from nexus.data.picture import Pixels
@@ -22,9 +22,11 @@ class Engine:
 
     cut: Callable[[Pixels, int, CropTable, Sequence[Planes]], None]
     """`nexus.data.crops.geometry.cut`, or its equal."""
+    recolour: Callable[[Sequence[Planes], CropTable, int, int], None]
+    """`nexus.data.crops.colour.recolour_all`, or its equal."""
 
 
-LIBRARIES = Engine(geometry.cut)
+LIBRARIES = Engine(geometry.cut, colour.recolour_all)
 """torch and OpenCV, for every number of channels and every depth."""
 
 
@@ -58,4 +60,4 @@ def engine(*, native: bool) -> Engine:
         logger.info("compiling the loops that make crops, once on this machine; about ten seconds")
     from nexus.data.crops.native import core
 
-    return Engine(core.cut)
+    return Engine(core.cut, core.recolour)

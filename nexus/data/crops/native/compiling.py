@@ -19,7 +19,7 @@ _OPTIONS: dict[str, Any] = {
 
 def part(function: Callable) -> Any:
     """A decorator for what only kernels call: it is compiled into them."""
-    return numba.njit(**_OPTIONS)(inspect.unwrap(function))
+    return numba.njit(forceinline=True, **_OPTIONS)(inspect.unwrap(function))
 
 
 def kernel(signature: Any) -> Callable[[Callable], Any]:

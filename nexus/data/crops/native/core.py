@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from nexus.data.crops import colour as libraries
 from nexus.data.crops import geometry
 from nexus.data.crops.geometry import Planes
-from nexus.data.crops.native import resize
+from nexus.data.crops.native import colour, resize
 from nexus.data.crops.parameters import CropTable
 from nexus.data.picture import Pixels
 
@@ -47,3 +48,15 @@ def cut(pixels: Pixels, shrink: int, table: CropTable, crops: Sequence[Planes]) 
         resize.cut(turned, height, width, box, *turns, crop)
     for place in np.flatnonzero(table.transpose).tolist():
         crops[place][:] = crops[place].transpose(0, 2, 1).copy()
+
+
+def recolour(crops: Sequence[Planes], table: CropTable, kernel: int, threshold: int) -> None:
+    """`nexus.data.crops.colour.recolour_all`, for 8-bit RGB by compiled loops; each crop is C-contiguous."""
+    if crops[0].dtype != np.uint8 or len(crops[0]) != 3:
+        libraries.recolour_all(crops, table, kernel, threshold)
+        return
+    grey, blur = table.grayscale.tolist(), table.blur.tolist()
+    limits = np.where(table.solarize, threshold, 256).tolist()
+    columns = zip(crops, table.order, table.factors, grey, blur, limits, strict=True)
+    for crop, order, factors, colourless, sigma, limit in columns:
+        colour.recolour(crop, order, factors, colourless, sigma, kernel // 2, limit)

@@ -20,34 +20,37 @@ BLOCK = 16
 _BYTE, _FLOAT, _INDEX = ir.IntType(8), ir.FloatType(), ir.IntType(32)
 
 
-def _weighted_sum(
-    typing: Any, source: Any, step: Any, weights: Any, weight_step: Any, taps: Any, target: Any
-) -> Any:
-    """`LANES` bytes at `target`: the rounded sums, over k < `taps`, of bytes at `source + k * step` times the
-    float32 at `weights + k * weight_step`. In one order, with one rounding a tap, on every processor."""
+def _weighted_sum(read: Any, write: Any) -> Any:
+    """A step that sums numbers of type `read` and leaves numbers of type `write`: bytes or float32."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        source, step, weights, weight_step, taps, target = arguments
-        floats = ir.VectorType(_FLOAT, LANES)
-        multiply_add = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(floats, [floats] * 3), f"llvm.fma.v{LANES}f32"
-        )
-        total = cgutils.alloca_once_value(builder, _all(builder, _FLOAT(0.5)))  # rounds
-        with cgutils.for_range(builder, taps) as loop:
-            pixels = _load(builder, builder.add(source, builder.mul(loop.index, step)), _BYTE, LANES)
-            values = builder.uitofp(pixels, floats)
-            place = builder.add(weights, builder.mul(loop.index, weight_step))
-            weight = _all(builder, builder.load(builder.inttoptr(place, _FLOAT.as_pointer())))
-            builder.store(builder.call(multiply_add, [values, weight, builder.load(total)]), total)
-        rounded = builder.load(total)
-        for limit, beyond in ((_FLOAT(0.0), "<"), (_FLOAT(255.0), ">")):
-            bound = _all(builder, limit)
-            rounded = builder.select(builder.fcmp_ordered(beyond, rounded, bound), bound, rounded)
-        whole = builder.fptosi(rounded, ir.VectorType(_INDEX, LANES))
-        _store(builder, builder.trunc(whole, ir.VectorType(_BYTE, LANES)), target)
-        return context.get_dummy_value()
+    def step(
+        typing: Any, source: Any, step: Any, weights: Any, weight_step: Any, taps: Any, target: Any
+    ) -> Any:
+        """`LANES` numbers at `target`: the sums, over k < `taps`, of those at `source + k * step` times the
+        float32 at `weights + k * weight_step`. In one order, with one rounding a tap, on every processor.
+        """
 
-    return types.void(*[types.intp] * 6), generate
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            source, step, weights, weight_step, taps, target = arguments
+            floats = ir.VectorType(_FLOAT, LANES)
+            multiply_add = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(floats, [floats] * 3), f"llvm.fma.v{LANES}f32"
+            )
+            start = 0.5 if write is _BYTE else 0.0
+            total = cgutils.alloca_once_value(builder, _all(builder, _FLOAT(start)))
+            with cgutils.for_range(builder, taps) as loop:
+                values = _load(builder, builder.add(source, builder.mul(loop.index, step)), read, LANES)
+                values = builder.uitofp(values, floats) if read is _BYTE else values
+                place = builder.add(weights, builder.mul(loop.index, weight_step))
+                weight = _all(builder, builder.load(builder.inttoptr(place, _FLOAT.as_pointer())))
+                builder.store(builder.call(multiply_add, [values, weight, builder.load(total)]), total)
+            result = builder.load(total)
+            _store(builder, _as_bytes(builder, result) if write is _BYTE else result, target)
+            return context.get_dummy_value()
+
+        return types.void(*[types.intp] * 6), generate
+
+    return intrinsic(step)
 
 
 def _turn_block(typing: Any, source: Any, step: Any, target: Any, target_step: Any) -> Any:
@@ -71,10 +74,6 @@ def _turn_block(typing: Any, source: Any, step: Any, target: Any, target_step: A
     return types.void(*[types.intp] * 4), generate
 
 
-weighted_sum: Any = intrinsic(_weighted_sum)
-turn_block: Any = intrinsic(_turn_block)
-
-
 def _all(builder: Any, value: Any) -> Any:
     """A vector with the same number everywhere."""
     nothing = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
@@ -96,3 +95,17 @@ def _load(builder: Any, address: Any, kind: Any, count: int) -> Any:
 
 def _store(builder: Any, value: Any, address: Any) -> None:
     builder.store(value, builder.inttoptr(address, value.type.as_pointer()), align=1)
+
+
+def _as_bytes(builder: Any, values: Any) -> Any:
+    """Whole parts, cut off at 0 and 255."""
+    for limit, beyond in ((_FLOAT(0.0), "<"), (_FLOAT(255.0), ">")):
+        bound = _all(builder, limit)
+        values = builder.select(builder.fcmp_ordered(beyond, values, bound), bound, values)
+    return builder.trunc(builder.fptosi(values, ir.VectorType(_INDEX, LANES)), ir.VectorType(_BYTE, LANES))
+
+
+weighted_sum = _weighted_sum(_BYTE, _BYTE)
+weighted_sum_to_floats = _weighted_sum(_BYTE, _FLOAT)
+weighted_sum_of_floats = _weighted_sum(_FLOAT, _BYTE)
+turn_block: Any = intrinsic(_turn_block)
