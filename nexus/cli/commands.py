@@ -1,7 +1,7 @@
 """The verbs: each parses, calls one function of the package, and shows the result."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
