@@ -14,6 +14,7 @@ from nexus.evals.task import Task
 TASKS: dict[str, str] = {
     "knn": "nexus.evals.knn",
     "linear": "nexus.evals.linear",
+    "instance": "nexus.evals.instance.task",
     "retrieval": "nexus.evals.retrieval.task",
     "logreg": "nexus.evals.logreg",
     "attentive": "nexus.evals.attentive",
