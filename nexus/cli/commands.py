@@ -282,6 +282,7 @@ def evaluate(
             model,
             task,
             out=place,
+            html=True,
             overwrite=overwrite or out is None,
             encoder=choose(encoder, _ENCODERS, "encoder"),
             limit=limit,

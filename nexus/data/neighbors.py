@@ -1,6 +1,6 @@
-"""Exact search for pairs of similar rows, block by block, and the groups that such pairs form.
+"""Exact search for similar rows, block by block: pairs and the groups that they form, and the nearest ones.
 
-Memory is that of the rows and a few blocks of `chunk` × `chunk` numbers, never n × n; time is O(n² d).
+Memory is that of the rows and a few blocks of products, never n × n; time is O(n² d).
 """
 
 from collections.abc import Iterator
@@ -11,6 +11,8 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 _MOST_EDGES = 1 << 22
+_GROUP = 64
+"""Rows of a bank whose largest product is looked at first."""
 
 
 def pairs_above(
@@ -35,6 +37,61 @@ def pairs_above(
 def unit_rows(rows: Float[Tensor, "samples dim"]) -> Float[Tensor, "samples dim"]:
     """Rows scaled to length 1 in float32, so that dot products are cosines; a zero row stays zero."""
     return torch.nn.functional.normalize(rows.float(), dim=1)
+
+
+def nearest_rows(
+    bank: Float[Tensor, "samples dim"],
+    queries: Float[Tensor, "queries dim"],
+    count: int,
+    *,
+    rows: int = 65_536,
+    chunk: int = 512,
+) -> tuple[Float[Tensor, "queries neighbors"], Int[Tensor, "queries neighbors"]]:
+    """The largest dot products of each query with `bank`, and their rows; largest first, exact in float32.
+
+    The bank is taken `rows` at a time, so memory is that of `chunk` × `rows` products. Within a block the
+    best lie among the groups of rows whose maximum is best, so only these are sorted. Of equal products the
+    lower row comes first (which of them are the last ones kept is left open).
+    """
+    count = min(count, len(bank))
+    found = [_nearest(bank, part.float(), count, max(rows, count)) for part in queries.split(chunk)]
+    return torch.cat([values for values, _ in found]), torch.cat([index for _, index in found])
+
+
+def _nearest(bank: Tensor, queries: Tensor, count: int, rows: int) -> tuple[Tensor, Tensor]:
+    values = queries.new_empty(len(queries), 0)
+    index = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
+    for start in range(0, len(bank), rows):
+        products = queries @ bank[start : start + rows].float().T
+        least = values[:, -1:] if values.shape[1] == count else None
+        block, places = _candidates(products, count, least)
+        both, where = torch.cat([values, block], dim=1), torch.cat([index, places + start], dim=1)
+        values, order = both.topk(min(count, both.shape[1]), dim=1)
+        index = where.gather(1, order)
+    by_row = index.argsort(dim=1)  # then stably by value: of equal ones the lower row first
+    values, index = values.gather(1, by_row), index.gather(1, by_row)
+    order = values.argsort(dim=1, descending=True, stable=True)
+    return values.gather(1, order), index.gather(1, order)
+
+
+def _candidates(products: Tensor, count: int, least: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Products of one block, and their places, among which are the `count` largest of each line.
+
+    With `least`, those that exceed it are enough.
+    """
+    whole = products.shape[1] // _GROUP * _GROUP
+    groups = whole // _GROUP
+    if groups <= count and least is None:
+        return products.topk(min(count, products.shape[1]), dim=1)
+    best = products[:, :whole].unflatten(1, (groups, _GROUP)).amax(dim=2)
+    wanted = min(count, groups)
+    if least is not None:
+        wanted = min(wanted, int((best > least).sum(dim=1).max()))
+    chosen = best.topk(wanted, dim=1).indices
+    inside = torch.arange(_GROUP, device=products.device)
+    tail = torch.arange(whole, products.shape[1], device=products.device).expand(len(products), -1)
+    places = torch.cat([(chosen[:, :, None] * _GROUP + inside).flatten(1), tail], dim=1)
+    return products.gather(1, places), places
 
 
 class Components:

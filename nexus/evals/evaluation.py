@@ -14,6 +14,7 @@ from nexus.config import Config
 from nexus.embedding import Encoder, FeatureCache, load_backbone
 from nexus.errors import ConfigError, RunError
 from nexus.evals.context import EvalContext, Spec
+from nexus.evals.page import eval_page
 from nexus.evals.registry import TASKS, task_configs, task_named, task_names
 from nexus.evals.results import Entry, entry, rows
 from nexus.evals.task import TaskResult
@@ -88,6 +89,7 @@ def evaluate(
     seeds: int = 1,
     baseline: bool = True,
     cache: str | Path | None = None,
+    html: bool = False,
     overrides: Iterable[str] | Mapping[str, Any] = (),
     progress: Progress | None = None,
     **settings: Any,
@@ -96,7 +98,8 @@ def evaluate(
 
     The result can be written as JSON: `model`, `data`, `split` (a sentence), `size`, `unreadable`, one entry
     per task, with `baseline` the same on raw pixels, and `table`: one row per features and task.
-    `tasks` are names, or one text with commas. `out` is a `.json` file, or a folder that gets `eval.json`.
+    `tasks` are names, or one text with commas. `out` is a `.json` file, or a folder that gets `eval.json`;
+    with `html` a page with pictures lies beside it, `eval.html`.
     `limit` caps the images of either side. `seeds` is how often whatever is trained is trained. `cache` is
     the folder where features are kept for the next time (`nexus.embedding.cache` says how), or `"off"`.
 
@@ -130,6 +133,9 @@ def evaluate(
     result["table"] = table(sources)
     if file is not None:
         write_atomic(file, json.dumps(result, indent=1) + "\n")
+        if html:
+            drawn = {name: one.pictures() for name, one in found.items()}
+            write_atomic(file.with_suffix(".html"), eval_page(result, drawn))
     return result
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nexus.config import Config
+from nexus.data.neighbors import nearest_rows
 from nexus.evals.bootstrap import percentile_interval
 from nexus.evals.context import EvalContext
 from nexus.evals.metrics import classification, count_classes, labelled, rank_of_truth
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 
 HEADLINE_K = 20
 """The k of the headline, fixed beforehand: the best of several k would be chosen on the test set."""
+QUERIES = 512
+"""Queries that are compared with the bank at once."""
 CHUNK_NUMBERS = 1 << 25
 """Similarities held at once: 128 MiB in float32."""
 
@@ -61,10 +64,7 @@ def nearest(
     chunk: int | None = None,
 ) -> tuple[Float[Tensor, "queries neighbors"], Int[Tensor, "queries neighbors"]]:
     """Cosine similarity and row of the `k` nearest of `bank`, nearest first, `chunk` queries at a time."""
-    bank, queries = F.normalize(bank, dim=1), F.normalize(queries, dim=1)
-    chunk = chunk or max(1, CHUNK_NUMBERS // len(bank))
-    found = [(part @ bank.T).topk(k, dim=1) for part in queries.split(chunk)]
-    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+    return nearest_rows(F.normalize(bank, dim=1), F.normalize(queries, dim=1), k, chunk=chunk or QUERIES)
 
 
 def knn_scores(
