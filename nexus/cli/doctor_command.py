@@ -19,7 +19,7 @@ def doctor(
         Path,
         typer.Argument(
             metavar="RUN",
-            help="run folder or log: ours, dinov2's, LightlyTrain's",
+            help="run folder, or another tool's log",
             rich_help_panel=WHAT,
             show_default=False,
         ),

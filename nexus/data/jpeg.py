@@ -5,6 +5,7 @@ never decides that a file is bad: whatever it will not read without a single war
 reads it or says why not.
 """
 
+import cv2
 import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
@@ -38,9 +39,9 @@ def fast_pixels(data: bytes, header: Header, shrink: int) -> UInt8[np.ndarray, "
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Stored pixels (height, width, chans) set upright by their EXIF orientation 1..8, C-contiguous."""
     if orientation >= _NOT_UPRIGHT:
-        pixels = pixels.swapaxes(0, 1)
+        pixels = cv2.transpose(pixels)
     if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
+        pixels = cv2.flip(pixels, 0)
     if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(pixels)
+        pixels = cv2.flip(pixels, 1)
+    return pixels

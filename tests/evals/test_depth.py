@@ -216,7 +216,7 @@ def test_limits_are_round_and_crops_whole_patches():
 def test_what_is_planted_is_found(tmp_path, sparse):
     backbone = TinyBackbone(dim=12)
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
-    more = () if sparse else ("depth.learning_rates=[0.00001,0.03]")
+    more = () if sparse else ("depth.learning_rates=[0.00001,0.03]",)
     result = evaluated(measured(tmp_path, sparse=sparse), *more, backbone=backbone)
     found = result["depth"]
     assert found["value"] < 0.7 * found["chance"]

@@ -23,7 +23,7 @@ from nexus.config import build
 from nexus.data.batch import Batch
 from nexus.data.masking import MaskConfig
 from nexus.data.multicrop import MultiCropAugmentation
-from nexus.distributed import everyones_numbers
+from nexus.distributed import all_gather, everyones_numbers
 from nexus.errors import ConfigError, unknown
 from nexus.losses import (
     Centering,
@@ -233,7 +233,8 @@ class DINOv2(BaseSSL):
             weight = batch.masks.weight * (want.ibot_weight / (2 * images))
             ibot = Term(patches.unsqueeze(0), asked.patches, [[1.0]], weight)
         loss, metrics = self._cross_entropies(dino, ibot)
-        metrics |= {"student/std": spread_of(cls_global), "student/cosine": likeness_of(cls_global)}
+        everyones = all_gather(cls_global.detach())
+        metrics |= {"student/std": spread_of(everyones), "student/cosine": likeness_of(everyones)}
         if ibot is not None:
             metrics["teacher/patch_entropy"] *= asked.patch_share
         if want.koleo_weight > 0:
