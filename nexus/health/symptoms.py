@@ -23,6 +23,9 @@ ONE_HOT_SHARE, ONE_HOT_PROTOTYPES = 0.05, 2.0
 """Teacher entropy as a share of ln K, and prototypes in use, that count as one answer for all."""
 FEW_PROTOTYPES = 0.06
 """Prototypes in use, as a share of what the probe could use at most: min(prototypes, images)."""
+STILL_GAINING = 1.3
+"""Growth of the effective rank since prototypes became few, above which features are being learned all the
+same: the demo, healthy, has five prototypes in use from step 30 to 90 and gains 1.55; the planted fault 1.1."""
 LOST_DIRECTIONS, LOST_DISTANCE, ONE_DIRECTION = 0.75, 0.84, 1.5
 """Effective rank, and distance to the nearest neighbour, as shares of the first look: directions are lost
 where both fall. Healthy runs of a few hundred steps lose a quarter of their rank and regain the distance; the
@@ -188,9 +191,13 @@ def dying_prototypes(course: Course) -> str | None:
     used_now = course.last("health/prototypes")
     if not rows or not top or used_now is None or used_now < ONE_HOT_PROTOTYPES:
         return None
-    most = min(rows, math.exp(top))
-    steps = max(SLOW, patience(course))
-    if not _lasts(course, "health/prototypes", lambda used: used < FEW_PROTOTYPES * most, steps):
+    few = FEW_PROTOTYPES * min(rows, math.exp(top))
+    lasted = course.lasting("health/prototypes", lambda used: used < few)
+    if lasted < max(SLOW, patience(course)):
+        return None
+    since = course.of("health/prototypes")[-1][0] - lasted + 1
+    ranks = [rank for step, rank in course.of("health/effective_rank") if step >= since]
+    if ranks and ranks[-1] > STILL_GAINING * ranks[0]:
         return None
     return f"{used_now:.1f} prototypes in use for {rows:.0f} images"
 

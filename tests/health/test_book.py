@@ -79,7 +79,7 @@ ILL = {
     "momentum-too-high": {"momentum": 0.9999},
     "uniform-collapse": UNIFORM,
     "one-hot-collapse": ONE_HOT,
-    "dying-prototypes": {"health__prototypes": 4.0},
+    "dying-prototypes": {"health__prototypes": 4.0, "health__effective_rank": 4.5},
     "dimensional-collapse": {
         "health__effective_rank": lambda done: 6.0 - 14 * done,
         "health__nearest": lambda done: 0.3 - 0.6 * done,
@@ -114,6 +114,11 @@ def test_a_healthy_run_is_not_ill(steps: int, until: float) -> None:
 @pytest.mark.parametrize("name", ["uniform-collapse", "one-hot-collapse", "dying-prototypes"])
 def test_the_first_steps_are_given_patience(name: str) -> None:
     assert not diagnose(course(1000, 0.01, every=1, **ILL[name])).ill
+
+
+def test_few_prototypes_are_no_illness_while_features_gain_directions() -> None:
+    growing = ILL["dying-prototypes"] | {"health__effective_rank": lambda done: 3.0 + 12 * done}
+    assert not diagnose(course(until=0.3, **growing)).ill
 
 
 def test_a_slow_start_that_leaves_ln_k_is_no_collapse() -> None:
