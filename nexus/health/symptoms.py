@@ -24,8 +24,8 @@ ONE_HOT_SHARE, ONE_HOT_PROTOTYPES = 0.05, 2.0
 FEW_PROTOTYPES = 0.06
 """Prototypes in use, as a share of what the probe could use at most: min(prototypes, images)."""
 STILL_GAINING = 1.3
-"""Growth of the effective rank since prototypes became few, above which features are being learned all the
-same: the demo, healthy, has five prototypes in use from step 30 to 90 and gains 1.55; the planted fault 1.1."""
+"""Growth of the effective rank since prototypes became few, above which features are learned all the same:
+the healthy demo has five prototypes in use from step 30 to 90 and gains 1.55; the planted fault 1.1."""
 LOST_DIRECTIONS, LOST_DISTANCE, ONE_DIRECTION = 0.75, 0.84, 1.5
 """Effective rank, and distance to the nearest neighbour, as shares of the first look: directions are lost
 where both fall. Healthy runs of a few hundred steps lose a quarter of their rank and regain the distance; the
