@@ -12,14 +12,24 @@ from nexus.cli.eval_commands import compare
 from nexus.cli.layout import LENGTH, MACHINE, RESULT, WHAT, GroupedCommand
 from nexus.cli.options import ENCODERS as _ENCODERS
 from nexus.cli.options import (
+    Architecture,
     BatchSize,
+    Cache,
+    ConfigFile,
     Data,
     Device,
     Encoder,
+    Init,
+    Limit,
     Model,
     Overwrite,
     Precision,
+    Recipe,
+    Seeds,
     Size,
+    SomeDevice,
+    Tasks,
+    TaskSettings,
     Workers,
 )
 from nexus.cli.options import option as _option
@@ -91,28 +101,18 @@ def train(
     data: Annotated[
         str | None, _option("folder, list, .tar, .zip, ...; needs no labels", group=WHAT, metavar="SOURCE")
     ] = None,
-    model: Annotated[
-        str | None, _option("such as vit_small_patch14_reg4", group=WHAT, metavar="NAME")
-    ] = None,
-    init: Annotated[
-        str | None, _option("run folder or weights to start from", group=WHAT, metavar="MODEL")
-    ] = None,
+    model: Architecture = None,
+    init: Init = None,
     resume: Annotated[Path | None, _option("go on with this run", group=WHAT, metavar="FOLDER")] = None,
     steps: Annotated[int | None, _option("optimizer steps", group=LENGTH, metavar="N")] = None,
     batch_size: Annotated[int | None, _option("images a step", group=LENGTH, metavar="N")] = None,
-    recipe: Annotated[
-        str | None, _option("settings by name or .yaml path", group=LENGTH, metavar="NAME")
-    ] = None,
-    config: Annotated[
-        Path | None, _option("config.yaml of a run to repeat", group=LENGTH, metavar="FILE")
-    ] = None,
+    recipe: Recipe = None,
+    config: ConfigFile = None,
     crops: Annotated[
         str | None, _option("official, microscopy, satellite, ...", group=LENGTH, metavar="PRESET")
     ] = None,
     seed: Annotated[int | None, _option("seed of the whole run (0)", group=LENGTH, metavar="N")] = None,
-    device: Annotated[
-        str | None, _option("auto (default), cpu, cuda, cuda:1, mps", group=MACHINE, metavar="NAME")
-    ] = None,
+    device: SomeDevice = None,
     devices: Annotated[
         str | None, _option("auto (default), or how many; one process each", group=MACHINE, metavar="N")
     ] = None,
@@ -224,30 +224,16 @@ def evaluate(
     model: Annotated[
         str | None, _option("run folder, weight file or name", group=WHAT, metavar="MODEL")
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="task.key=value",
-            help="setting of a task, as in linear.epochs=5",
-            rich_help_panel=LENGTH,
-            show_default=False,
-        ),
-    ] = None,
-    task: Annotated[
-        str, _option("such as knn,linear (default); docs/evaluation.md", group=WHAT, metavar="NAMES")
-    ] = "knn,linear",
+    overrides: TaskSettings = None,
+    task: Tasks = "knn,linear",
     reproduce: Annotated[
         str | None, _option("released model: published figures beside ours", group=WHAT, metavar="NAME")
     ] = None,
     encoder: Encoder = "teacher",
     size: Size = None,
-    limit: Annotated[
-        int | None, _option("most images of each split", group=WHAT, metavar="N", least=1)
-    ] = None,
-    cache: Annotated[
-        str | None, _option("folder where features are kept, or off", group=MACHINE, metavar="DIR")
-    ] = None,
-    seeds: Annotated[int, _option("trainings of each probe (1)", group=LENGTH, metavar="N", least=1)] = 1,
+    limit: Limit = None,
+    cache: Cache = None,
+    seeds: Seeds = 1,
     device: Device = "auto",
     precision: Precision = "fp32",
     batch_size: BatchSize = 64,

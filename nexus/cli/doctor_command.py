@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nexus.cli.layout import LENGTH, RESULT, WHAT
+from nexus.cli.options import option
 
 if TYPE_CHECKING:
     from nexus.checkup import Examination
@@ -24,29 +25,14 @@ def doctor(
             show_default=False,
         ),
     ],
-    look: Annotated[
-        bool, typer.Option("--look", help="look at the saved model's features too", rich_help_panel=LENGTH)
-    ] = False,
+    look: Annotated[bool, option("look at the saved model's features too", "--look", group=LENGTH)] = False,
     prototypes: Annotated[
         int | None,
-        typer.Option(
-            "--prototypes",
-            help="K of another tool's run, else guessed",
-            rich_help_panel=LENGTH,
-            metavar="N",
-            min=2,
-            show_default=False,
-        ),
+        option("K of another tool's run, else guessed", group=LENGTH, metavar="N", least=2),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out",
-            help="folder of doctor.json and .png (RUN)",
-            rich_help_panel=RESULT,
-            metavar="FOLDER",
-            show_default=False,
-        ),
+        option("folder of doctor.json and .png (RUN)", group=RESULT, metavar="FOLDER"),
     ] = None,
 ) -> None:
     """Say whether a run is healthy, and if not, why."""

@@ -4,18 +4,21 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from nexus.cli.layout import LENGTH, MACHINE, RESULT, WHAT
+from nexus.cli.layout import RESULT, WHAT
 from nexus.cli.options import (
     ENCODERS,
     BatchSize,
+    Cache,
     Data,
     Device,
     Encoder,
+    Limit,
     Overwrite,
     Precision,
+    Seeds,
     Size,
+    Tasks,
+    TaskSettings,
     Workers,
     option,
 )
@@ -29,27 +32,13 @@ def compare(
     models: Annotated[
         list[str], option("two or more, as after eval --model", "--models", group=WHAT, metavar="MODEL ...")
     ],
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="task.key=value",
-            help="setting of a task, as in linear.epochs=5",
-            rich_help_panel=LENGTH,
-            show_default=False,
-        ),
-    ] = None,
-    task: Annotated[
-        str, option("such as knn,linear (default); docs/evaluation.md", group=WHAT, metavar="NAMES")
-    ] = "knn,linear",
+    words: TaskSettings = None,
+    task: Tasks = "knn,linear",
     encoder: Encoder = "teacher",
     size: Size = None,
-    limit: Annotated[
-        int | None, option("most images of each split", group=WHAT, metavar="N", least=1)
-    ] = None,
-    cache: Annotated[
-        str | None, option("folder where features are kept, or off", group=MACHINE, metavar="DIR")
-    ] = None,
-    seeds: Annotated[int, option("trainings of each probe (1)", group=LENGTH, metavar="N", least=1)] = 1,
+    limit: Limit = None,
+    cache: Cache = None,
+    seeds: Seeds = 1,
     device: Device = "auto",
     precision: Precision = "fp32",
     batch_size: BatchSize = 64,

@@ -2,19 +2,25 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from nexus.cli.layout import LENGTH, MACHINE, RESULT, WHAT
-
-
-def _option(help: str, *names: str, group: str, metavar: str | None = None) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=group, metavar=metavar, show_default=False)
+from nexus.cli.layout import LENGTH, RESULT
+from nexus.cli.options import (
+    Architecture,
+    ConfigFile,
+    Data,
+    Init,
+    Overwrite,
+    Recipe,
+    SomeDevice,
+    option,
+)
 
 
 def plan(
-    data: Annotated[str, _option("folder, list, .tar, .zip, ...", group=WHAT, metavar="SOURCE")],
+    data: Data,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
@@ -24,25 +30,15 @@ def plan(
             show_default=False,
         ),
     ] = None,
-    model: Annotated[
-        str | None, _option("such as vit_small_patch14_reg4", group=WHAT, metavar="NAME")
-    ] = None,
-    init: Annotated[
-        str | None, _option("run folder or weights to start from", group=WHAT, metavar="MODEL")
-    ] = None,
-    recipe: Annotated[
-        str | None, _option("settings by name or .yaml path", group=LENGTH, metavar="NAME")
-    ] = None,
-    config: Annotated[
-        Path | None, _option("config.yaml of a run to repeat", group=LENGTH, metavar="FILE")
-    ] = None,
-    budgets: Annotated[str, _option("15min,1h,8h (default)", group=LENGTH, metavar="TIMES")] = "15min,1h,8h",
-    seconds: Annotated[float, _option("to try steps for (8)", group=LENGTH, metavar="N")] = 8.0,
-    device: Annotated[
-        str | None, _option("auto (default), cpu, cuda, cuda:1, mps", group=MACHINE, metavar="NAME")
-    ] = None,
-    out: Annotated[Path | None, _option("also write a .json", group=RESULT, metavar="FILE")] = None,
-    overwrite: Annotated[bool, _option("replace what --out holds", "--overwrite", group=RESULT)] = False,
+    model: Architecture = None,
+    init: Init = None,
+    recipe: Recipe = None,
+    config: ConfigFile = None,
+    budgets: Annotated[str, option("15min,1h,8h (default)", group=LENGTH, metavar="TIMES")] = "15min,1h,8h",
+    seconds: Annotated[float, option("to try steps for (8)", group=LENGTH, metavar="N")] = 8.0,
+    device: SomeDevice = None,
+    out: Annotated[Path | None, option("also write a .json", group=RESULT, metavar="FILE")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Say what a run will be and take; try a few steps."""
     from nexus import checkpoint

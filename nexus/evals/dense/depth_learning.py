@@ -1,5 +1,4 @@
-"""From training images with depth maps to heads: random crops, frozen tokens, the learning rate chosen "
-"apart."""
+"""From training images with depth maps to heads: random crops, frozen tokens, a chosen learning rate."""
 
 import logging
 import math

@@ -1,5 +1,4 @@
-"""From training images with label maps to heads: random crops, frozen tokens, the learning rate chosen "
-"apart."""
+"""From training images with label maps to heads: random crops, frozen tokens, a chosen learning rate."""
 
 import logging
 from collections.abc import Sequence
