@@ -109,7 +109,7 @@ class Job:
     def _fill(self, table: PartialTable, progress: Progress | None) -> None:
         total, fresh = len(self.dataset), table.images == 0
         batches = iterate_columns(self.backbone, self.dataset, self.view, self.wanted, start=table.images)
-        try:
+        with table.kept():
             for batch, columns in batches:
                 found = getattr(self.dataset, "faults", ()) if fresh else ()
                 fresh = False
@@ -121,12 +121,6 @@ class Job:
                 )
                 if progress is not None:
                     progress(table.images, total)
-        except OSError:
-            raise
-        except BaseException:
-            if table.images:
-                table.commit()
-            raise
         if table.rows:
             table.commit()
         else:

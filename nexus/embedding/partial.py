@@ -114,6 +114,18 @@ class PartialTable:
         if time.monotonic() - self._committed_at > COMMIT_SECONDS:
             self.commit()
 
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Whatever ends the block early, what was appended is committed; not where the disk refuses."""
+        try:
+            yield
+        except OSError:
+            raise
+        except BaseException:
+            if self.images:
+                self.commit()
+            raise
+
     def commit(self, moves: list[tuple[str | None, str]] | None = None) -> None:
         """Make sure that everything so far survives a power cut."""
         for name, file in self._files.items():

@@ -67,19 +67,13 @@ class FeatureTable:
             table.resume(discard=True)
             if table.images:
                 log.info("going on with the features at image %d of %d", table.images, total)
-            try:
+            with table.kept():
                 for batch, columns in self._batches(table.images):
                     rows, faults = self._positions(batch, table.images)
                     arrays = self._arrays(batch, columns) if rows else {}
                     table.append(len(rows) + len(faults), [str(row) for row in rows], arrays, faults)
                     if progress is not None:
                         progress(table.images, total)
-            except OSError:
-                raise
-            except BaseException:
-                if table.images:
-                    table.commit()
-                raise
             if not table.rows:
                 first = next(iter(table.faults()), None) if table.unreadable else None
                 table.remove()
