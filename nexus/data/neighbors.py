@@ -13,6 +13,8 @@ from torch import Tensor
 _MOST_EDGES = 1 << 22
 _GROUP = 64
 """Rows of a bank whose largest product is looked at first."""
+_ON_CPU, _ON_ACCELERATOR = (1024, 2048), (512, 65_536)
+"""Queries and rows that are compared at once: 8 MB of products stay in a cache, 128 MiB fill a GPU."""
 
 
 def pairs_above(
@@ -39,59 +41,96 @@ def unit_rows(rows: Float[Tensor, "samples dim"]) -> Float[Tensor, "samples dim"
     return torch.nn.functional.normalize(rows.float(), dim=1)
 
 
+@torch.no_grad()
 def nearest_rows(
     bank: Float[Tensor, "samples dim"],
     queries: Float[Tensor, "queries dim"],
     count: int,
     *,
-    rows: int = 65_536,
-    chunk: int = 512,
+    rows: int | None = None,
+    chunk: int | None = None,
 ) -> tuple[Float[Tensor, "queries neighbors"], Int[Tensor, "queries neighbors"]]:
     """The largest dot products of each query with `bank`, and their rows; largest first, exact in float32.
 
-    The bank is taken `rows` at a time, so memory is that of `chunk` × `rows` products. Within a block the
-    best lie among the groups of rows whose maximum is best, so only these are sorted. Of equal products the
-    lower row comes first (which of them are the last ones kept is left open).
+    `chunk` queries are compared with `rows` rows at a time; left out, with as many as suit the device. Of
+    equal products the lower row comes first (which of them are the last ones kept is left open).
     """
     count = min(count, len(bank))
+    usual = _ON_CPU if bank.device.type == "cpu" else _ON_ACCELERATOR
+    rows, chunk = rows or usual[1], chunk or usual[0]
     found = [_nearest(bank, part.float(), count, max(rows, count)) for part in queries.split(chunk)]
     return torch.cat([values for values, _ in found]), torch.cat([index for _, index in found])
 
 
 def _nearest(bank: Tensor, queries: Tensor, count: int, rows: int) -> tuple[Tensor, Tensor]:
-    values = queries.new_empty(len(queries), 0)
-    index = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
+    products = queries.new_empty(len(queries), min(rows, len(bank)))
+    best: _Best | None = None
     for start in range(0, len(bank), rows):
-        products = queries @ bank[start : start + rows].float().T
-        least = values[:, -1:] if values.shape[1] == count else None
-        block, places = _candidates(products, count, least)
-        both, where = torch.cat([values, block], dim=1), torch.cat([index, places + start], dim=1)
-        values, order = both.topk(min(count, both.shape[1]), dim=1)
-        index = where.gather(1, order)
-    by_row = index.argsort(dim=1)  # then stably by value: of equal ones the lower row first
-    values, index = values.gather(1, by_row), index.gather(1, by_row)
-    order = values.argsort(dim=1, descending=True, stable=True)
-    return values.gather(1, order), index.gather(1, order)
+        block = bank[start : start + rows].float()
+        part = products[:, : len(block)]
+        torch.mm(queries, block.T, out=part)
+        if best is None:
+            best = _Best(*part.topk(count, dim=1))
+        else:
+            best.offer(part, start)
+    return (queries.new_empty(len(queries), 0),) * 2 if best is None else best.sorted()
 
 
-def _candidates(products: Tensor, count: int, least: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Products of one block, and their places, among which are the `count` largest of each line.
+class _Best:
+    """The best rows of each query so far, and others that exceeded the least of them when they came by.
 
-    With `least`, those that exceed it are enough.
+    Few do once many rows were seen, so that a block costs little more than one look at its products; the
+    best are chosen among them when as many wait as are kept.
     """
-    whole = products.shape[1] // _GROUP * _GROUP
-    groups = whole // _GROUP
-    if groups <= count and least is None:
-        return products.topk(min(count, products.shape[1]), dim=1)
-    best = products[:, :whole].unflatten(1, (groups, _GROUP)).amax(dim=2)
-    wanted = min(count, groups)
-    if least is not None:
-        wanted = min(wanted, int((best > least).sum(dim=1).max()))
-    chosen = best.topk(wanted, dim=1).indices
-    inside = torch.arange(_GROUP, device=products.device)
-    tail = torch.arange(whole, products.shape[1], device=products.device).expand(len(products), -1)
-    places = torch.cat([(chosen[:, :, None] * _GROUP + inside).flatten(1), tail], dim=1)
-    return products.gather(1, places), places
+
+    def __init__(self, values: Tensor, index: Tensor) -> None:
+        self.values, self.index = values, index
+        self.waiting: list[tuple[Tensor, Tensor, Tensor]] = []
+        """Query, product and row of each."""
+
+    def offer(self, products: Tensor, start: int) -> None:
+        """Look at products with the rows from `start` on."""
+        line, place = _above(products, self.values[:, -1:])
+        self.waiting.append((line, products[line, place], place + start))
+        if sum(len(query) for query, _, _ in self.waiting) >= self.values.numel():
+            self._choose()
+
+    def sorted(self) -> tuple[Tensor, Tensor]:
+        """Products and rows, largest first, of equal ones the lower row first."""
+        self._choose()
+        by_row = self.index.argsort(dim=1)
+        values, index = self.values.gather(1, by_row), self.index.gather(1, by_row)
+        order = values.argsort(dim=1, descending=True, stable=True)
+        return values.gather(1, order), index.gather(1, order)
+
+    def _choose(self) -> None:
+        if not self.waiting:
+            return
+        line, values, index = (torch.cat(parts) for parts in zip(*self.waiting, strict=True))
+        self.waiting = []
+        line, order = line.sort()
+        many = line.bincount(minlength=len(self.values))
+        column = torch.arange(len(line), device=line.device) - (many.cumsum(0) - many)[line]
+        shape = (len(self.values), int(many.max()))
+        table = self.values.new_full(shape, -torch.inf)
+        table[line, column] = values[order]
+        places = self.index.new_zeros(shape)
+        places[line, column] = index[order]
+        count = self.values.shape[1]
+        self.values, chosen = torch.cat([self.values, table], dim=1).topk(count, dim=1)
+        self.index = torch.cat([self.index, places], dim=1).gather(1, chosen)
+
+
+def _above(products: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
+    """Lines and places of products that exceed the `least` of their line."""
+    width = products.shape[1]
+    if width % _GROUP:
+        line, place = (products > least).nonzero(as_tuple=True)
+        return line, place
+    grouped = products.unflatten(1, (width // _GROUP, _GROUP))
+    line, group = (grouped.amax(dim=2) > least).nonzero(as_tuple=True)
+    hit, inside = (grouped[line, group] > least[line]).nonzero(as_tuple=True)
+    return line[hit], group[hit] * _GROUP + inside
 
 
 class Components:
