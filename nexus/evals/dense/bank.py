@@ -1,8 +1,7 @@
 """Frozen features of random views, kept: a head can be trained on them again and again at little cost.
 
 As long as there are as many views as a training asks for, this is exactly the training with fresh crops in
-every
-step, since the backbone never changes. With fewer, views come back after a while, as images do anyway.
+every step, since the backbone never changes. With fewer, views come back after a while, as images do anyway.
 """
 
 import logging

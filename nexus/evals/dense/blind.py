@@ -1,8 +1,7 @@
 """What can be said without looking at an image: the commonest class, random classes, the average scene.
 
-A driving data set has road at the bottom and sky at the top of nearly every image. A model that does not
-beat the
-commonest class of each place has learned nothing about images.
+A driving data set has road at the bottom and sky at the top of nearly every image. A model that does not beat
+the commonest class of each place has learned nothing about images.
 """
 
 from dataclasses import dataclass

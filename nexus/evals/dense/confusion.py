@@ -32,8 +32,7 @@ def iou(
 
 @dataclass(frozen=True)
 class Counts:
-    """Per image and class: pixels hit, pixels of the truth, pixels predicted; and one matrix over all "
-    "images."""
+    """Per image and class: pixels hit, pixels of the truth, pixels predicted; and one matrix over all."""
 
     hits: Int[Tensor, "samples classes"]
     true: Int[Tensor, "samples classes"]

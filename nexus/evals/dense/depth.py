@@ -6,7 +6,7 @@ dpt        a convolutional head on four layers (DPT)
 """
 
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,15 +14,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nexus.data.dense import open_depth
-from nexus.errors import DataError, ImageError
+from nexus.data.dense import DenseSample, open_depth
+from nexus.errors import DataError
 from nexus.evals.context import EvalContext
 from nexus.evals.dense.depth_config import DepthConfig
-from nexus.evals.dense.depth_learning import DepthPlan, DepthPredictor, counted, depth_at, learn_depth
-from nexus.evals.dense.depth_metrics import METRICS, depth_metrics
+from nexus.evals.dense.depth_learning import (
+    DepthPlan,
+    DepthPredictor,
+    depth_at,
+    errors_of,
+    is_measured,
+    learn_depth,
+)
+from nexus.evals.dense.depth_metrics import METRICS
 from nexus.evals.dense.depth_pictures import draw_depth
 from nexus.evals.dense.depth_scene import DepthScene, depth_scene
-from nexus.evals.dense.views import readable
+from nexus.evals.dense.testing import Tested, judge_predictions
 from nexus.evals.task import Task, TaskResult, mean_score, over_seeds
 
 log = logging.getLogger(__name__)
@@ -31,20 +38,7 @@ MOST_KEPT = 60
 """Test images whose predictions are kept for pictures."""
 BLIND = ("median depth everywhere", "median depth of each place")
 
-Metrics = dict[str, float]
-
-
-@dataclass
-class Tested:
-    """What was measured, in the order of `names`; per head one list for each seed."""
-
-    rows: list[int] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)
-    unmeasured: list[str] = field(default_factory=list)
-    metrics: dict[str, list[list[Metrics]]] = field(default_factory=dict)
-    blind: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in BLIND})
-    kept: dict[str, dict[int, Float[Tensor, "height width"]]] = field(default_factory=dict)
+DepthTest = Tested[dict[str, float]]
 
 
 def run(context: EvalContext, config: DepthConfig) -> TaskResult:
@@ -66,51 +60,45 @@ def run(context: EvalContext, config: DepthConfig) -> TaskResult:
 
 def _test(
     context: EvalContext, plan: DepthPlan, predictors: dict[str, DepthPredictor], scene: DepthScene
-) -> Tested:
-    """Every head on every test image, each image read once."""
-    found = Tested(
-        metrics={name: [[] for _ in one.heads] for name, one in predictors.items()},
-        kept={name: {} for name in predictors},
-    )
+) -> DepthTest:
+    """Every head on every test image."""
+    everywhere, each_place = BLIND
     test = plan.source.test
-    for row, sample in readable(test, context.view.workers):
-        if isinstance(sample, ImageError):
-            found.unreadable.append(test.name(row))
-            continue
-        truth = torch.from_numpy(sample.truth)
-        pixels = counted(plan, truth)
-        if not bool(pixels.any()):
-            found.unmeasured.append(sample.name)
-            continue
-        for name, one in predictors.items():
-            metres = depth_at(context, plan, sample, one.heads, one.layers)
-            for kept, predicted in zip(found.metrics[name], metres, strict=True):
-                kept.append(depth_metrics(predicted[pixels], truth[pixels]))
-            if len(found.names) < MOST_KEPT:
-                found.kept[name][len(found.names)] = metres[0].half()
-        guesses = (torch.full_like(truth, scene.median), scene.guess(*truth.shape))
-        for name, guess in zip(BLIND, guesses, strict=True):
-            found.blind[name].append(depth_metrics(guess[pixels], truth[pixels])["RMSE"])
-        found.rows.append(row)
-        found.names.append(sample.name)
-        if context.progress is not None:
-            context.progress(row + 1, len(test))
+    found = judge_predictions(
+        context,
+        test,
+        {name: partial(_predicted, context, plan, one) for name, one in predictors.items()},
+        partial(errors_of, plan),
+        measured=partial(is_measured, plan),
+        guesses={
+            everywhere: lambda height, width: torch.full((height, width), scene.median),
+            each_place: scene.guess,
+        },
+        kept=MOST_KEPT,
+    )
     if not found.names:
         raise DataError(
             f"{test.description}: no test image can be read and has a measured depth between "
-            f"{plan.config.min_depth:g} and"
-            f" {plan.max_depth:g} m in the scored part ({plan.eval_crop}); check the unit (depth.scale) and "
-            "the limits"
+            f"{plan.config.min_depth:g} and {plan.max_depth:g} m in the scored part ({plan.eval_crop}); check"
+            " the unit (depth.scale) and the limits"
         )
     if found.unmeasured:
         log.warning("%d test images have no measured depth and are left out", len(found.unmeasured))
     return found
 
 
-def _result(name: str, seed: int, tested: Tested, plan: DepthPlan, predictor: DepthPredictor) -> TaskResult:
-    each = tested.metrics[name][seed]
+def _predicted(
+    context: EvalContext, plan: DepthPlan, predictor: DepthPredictor, sample: DenseSample
+) -> list[Float[Tensor, "height width"]]:
+    return depth_at(context, plan, sample, predictor.heads, predictor.layers)
+
+
+def _result(
+    name: str, seed: int, tested: DepthTest, plan: DepthPlan, predictor: DepthPredictor
+) -> TaskResult:
+    each = tested.judged[name][seed]
     means = {metric: sum(one[metric] for one in each) / len(each) for metric in METRICS}
-    blind = {way: sum(errors) / len(errors) for way, errors in tested.blind.items()}
+    blind = {way: sum(e["RMSE"] for e in errors) / len(errors) for way, errors in tested.blind.items()}
     best = min(blind, key=lambda way: blind[way])
     rmse = torch.tensor([one["RMSE"] for one in each], dtype=torch.float64)
     details: dict[str, Any] = {

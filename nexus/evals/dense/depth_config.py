@@ -36,8 +36,7 @@ class DepthConfig(Config):
     min_depth: Rate = 1e-3
     """Metres; nearer pixels do not count."""
     max_depth: Rate | None = None
-    """Metres; farther pixels do not count. Left out: 10 for NYUv2, 80 for KITTI, else from the training "
-    "depths."""
+    """Metres; farther pixels do not count. Left out: 10 for NYUv2, 80 for KITTI, else by training depths."""
     eval_crop: Literal["auto", "none", "nyu", "garg", "eigen"] = "auto"
     """Which part of an image is scored; `auto`: `nyu` for NYUv2, `garg` for KITTI, else all of it."""
     flip: bool = True

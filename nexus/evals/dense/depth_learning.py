@@ -12,10 +12,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nexus.data.dense import DenseSource
+from nexus.data.dense import DenseSample, DenseSource
 from nexus.errors import DataError, ImageError
 from nexus.evals.context import EvalContext
 from nexus.evals.dense.bank import Bank, fill, how_many
+from nexus.evals.dense.choosing import train_with_best_rate
 from nexus.evals.dense.depth_config import DepthConfig
 from nexus.evals.dense.depth_heads import LinearDepthHead
 from nexus.evals.dense.depth_losses import depth_loss
@@ -24,9 +25,9 @@ from nexus.evals.dense.depth_scene import DepthScene
 from nexus.evals.dense.depth_views import crop_size, drawing
 from nexus.evals.dense.dpt import DPTHead
 from nexus.evals.dense.maps import last_layers, layer_maps, spread_layers
-from nexus.evals.dense.splitting import held_out_rows
+from nexus.evals.dense.testing import judge_predictions
 from nexus.evals.dense.training import train_heads
-from nexus.evals.dense.views import Size, draw_views, readable, scaled_size, whole
+from nexus.evals.dense.views import Size, draw_views, scaled_size, whole
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,6 @@ PASSES = 25
 ITERATIONS = (500, 38_400)
 WARMUP = 12_800 / 38_400
 LEAST_PATCHES = 16
-MOST_HELD_OUT = 200
 USUAL = (0.05, 500.0)
 """Metres between which the median depth of photographs lies."""
 
@@ -97,22 +97,20 @@ class DepthPredictor:
 
 def learn_depth(context: EvalContext, plan: DepthPlan, name: str) -> DepthPredictor:
     """Train a head for each seed, with the learning rate that is best on held-out training images."""
-    config, train = plan.config, plan.source.train
+    config = plan.config
     layers = last_layers(context.depth, 1) if name == "linear" else spread_layers(context.depth)
     bank = _bank(context, plan, layers)
-    rates = tuple(dict.fromkeys(config.learning_rates))
-    details: dict[str, Any] = {"iterations": plan.iterations, "views": len(bank), "layers": list(layers)}
-    rate = rates[0]
-    if len(rates) > 1:
-        kept, held = held_out_rows(len(train), config.held_out, config.seed)
-        fitted = _fit(context, plan, bank, name, kept, [config.seed] * len(rates), rates)
-        scores = _held_out_scores(context, plan, fitted, layers, held[:MOST_HELD_OUT])
-        rate = min(zip((math.inf if s != s else s for s in scores), rates, strict=True))[1]
-        details["held_out"] = dict(zip(map(str, rates), scores, strict=True))
-        log.info("%s: learning rate %g is best on %d held-out training images", name, rate, len(held))
-    seeds = list(context.training_seeds(config.seed))
-    heads = [_fit(context, plan, bank, name, range(len(train)), [seed], [rate])[0] for seed in seeds]
-    return DepthPredictor(tuple(heads), layers, {**details, "learning_rate": rate})
+    heads, chosen = train_with_best_rate(
+        name,
+        len(plan.source.train),
+        config.learning_rates,
+        context.training_seeds(config.seed),
+        config.held_out,
+        partial(_fit, context, plan, bank, name),
+        partial(_worth, context, plan, layers),
+    )
+    details = {"iterations": plan.iterations, "views": len(bank), "layers": list(layers), **chosen}
+    return DepthPredictor(heads, layers, details)
 
 
 @torch.no_grad()
@@ -137,6 +135,19 @@ def depth_at(
 def counted(plan: DepthPlan, truth: Float[Tensor, "height width"]) -> Tensor:
     """Which pixels of a truth are scored."""
     return counted_pixels(truth, plan.eval_crop, plan.config.min_depth, plan.max_depth)
+
+
+def is_measured(plan: DepthPlan, truth: Float[Tensor, "height width"]) -> bool:
+    """Whether there is any."""
+    return bool(counted(plan, truth).any())
+
+
+def errors_of(
+    plan: DepthPlan, metres: Float[Tensor, "height width"], truth: Float[Tensor, "height width"]
+) -> dict[str, float]:
+    """The metrics of a prediction at those pixels."""
+    pixels = counted(plan, truth)
+    return depth_metrics(metres[pixels], truth[pixels])
 
 
 def _bank(context: EvalContext, plan: DepthPlan, layers: Sequence[int]) -> Bank:
@@ -188,21 +199,21 @@ def _loss(output: Tensor, truth: Tensor, max_depth: float) -> Tensor:
     return depth_loss(metres[:, 0], truth, max_depth)
 
 
-def _held_out_scores(
-    context: EvalContext,
-    plan: DepthPlan,
-    heads: Sequence[nn.Module],
-    layers: Sequence[int],
-    rows: Sequence[int],
+def _worth(
+    context: EvalContext, plan: DepthPlan, layers: Sequence[int], heads: list[nn.Module], rows: Sequence[int]
 ) -> list[float]:
-    """Mean RMSE of each head on some of the training images."""
-    errors: list[list[float]] = [[] for _ in heads]
-    for _, sample in readable(plan.source.train, context.view.workers, rows):
-        if isinstance(sample, ImageError):
-            continue
-        truth = torch.from_numpy(sample.truth)
-        pixels = counted(plan, truth)
-        if bool(pixels.any()):
-            for kept, metres in zip(errors, depth_at(context, plan, sample, heads, layers), strict=True):
-                kept.append(depth_metrics(metres[pixels], truth[pixels])["RMSE"])
-    return [sum(kept) / len(kept) if kept else float("inf") for kept in errors]
+    """Mean RMSE of each head on some of the training images, negative."""
+
+    def predict(sample: DenseSample) -> list[Tensor]:
+        return depth_at(context, plan, sample, heads, layers)
+
+    tested = judge_predictions(
+        context,
+        plan.source.train,
+        {"": predict},
+        partial(errors_of, plan),
+        measured=partial(is_measured, plan),
+        rows=rows,
+    )
+    errors = tested.judged[""] or [[] for _ in heads]
+    return [-sum(one["RMSE"] for one in each) / len(each) if each else -math.inf for each in errors]

@@ -1,5 +1,4 @@
-"""Depth without looking: one depth for all pixels, or the usual depth of each place. And the farthest "
-"depth."""
+"""Depth without looking: one for all pixels, or the usual depth of each place. And the farthest one."""
 
 from dataclasses import dataclass
 

@@ -43,8 +43,7 @@ def drawing(resolution: int, crop: int, augment: bool = True) -> Draw:
 
 
 def distort(image: Image.Image, generator: np.random.Generator) -> Image.Image:
-    """Each with probability 1/2: brightness within 1/8, contrast and saturation within 1/2, hue within "
-    "18°."""
+    """Change brightness by 1/8, contrast and saturation by 1/2, hue by 18° at most, each every other time."""
     changes = (
         (colours.adjust_brightness, 0.875, 1.125),
         (colours.adjust_contrast, 0.5, 1.5),

@@ -35,8 +35,7 @@ def last_layers(depth: int, count: int) -> tuple[int, ...]:
 
 
 def spread_layers(depth: int) -> tuple[int, ...]:
-    """Four layers spread over the depth, the last among them: 3, 6, 9, 12; of 24 the official 5, 12, 18, "
-    "24."""
+    """Four layers spread over the depth, with the last: 3, 6, 9, 12; of 24 the official 5, 12, 18, 24."""
     if depth == 24:
         return 5, 12, 18, 24
     return tuple(sorted({max(1, round(depth * quarter / 4)) for quarter in (1, 2, 3, 4)}))

@@ -7,21 +7,23 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Int
+from torch import Tensor, nn
 
-from nexus.data.dense import VOID, DenseSource
+from nexus.data.dense import VOID, DenseSample, DenseSource
 from nexus.errors import ConfigError, DataError
 from nexus.evals.context import EvalContext
 from nexus.evals.dense.bank import Bank, fill, how_many
+from nexus.evals.dense.choosing import train_with_best_rate
 from nexus.evals.dense.confusion import Counts, confusion
 from nexus.evals.dense.label_views import drawing
 from nexus.evals.dense.maps import last_layers, layer_maps
 from nexus.evals.dense.prediction import labels_at
 from nexus.evals.dense.segmentation_config import SegmentationConfig
 from nexus.evals.dense.segmentation_heads import LinearHead, NeighborHead, patch_labels, segmentation_loss
-from nexus.evals.dense.splitting import held_out_rows
+from nexus.evals.dense.testing import judge_predictions
 from nexus.evals.dense.training import train_heads
-from nexus.evals.dense.views import draw_views, readable
+from nexus.evals.dense.views import draw_views
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +31,6 @@ PASSES = 32
 ITERATIONS = (500, 40_000)
 WARMUP = 1500 / 40_000
 LEAST_PATCHES = 16
-MOST_HELD_OUT = 200
 
 
 @dataclass(frozen=True)
@@ -80,25 +81,47 @@ class Predictor:
     details: dict[str, Any] = field(default_factory=dict)
 
 
+def predicted_labels(
+    context: EvalContext, plan: LabelPlan, predictor: Predictor, sample: DenseSample
+) -> list[Int[Tensor, "height width"]]:
+    """The class of each pixel of the truth, for each head."""
+    return labels_at(
+        sample.image,
+        (sample.truth.shape[0], sample.truth.shape[1]),
+        predictor.heads,
+        partial(layer_maps, context, layers=predictor.layers),
+        plan.resolution,
+        plan.crop,
+        context.view.batch_size,
+        predictor.scales,
+        predictor.flip,
+    )
+
+
+def judged_labels(
+    plan: LabelPlan, predicted: Int[Tensor, "height width"], truth: Int[Tensor, "height width"]
+) -> Int[Tensor, "classes classes"]:
+    """The confusion matrix of an image."""
+    return confusion(truth, predicted, plan.classes)
+
+
 def learn_linear(context: EvalContext, plan: LabelPlan, name: str) -> Predictor:
     """Train a linear head for each seed, with the learning rate that is best on held-out training images."""
-    config, train = plan.config, plan.source.train
+    config = plan.config
     layers = last_layers(context.depth, 4 if name == "ms" else 1)
     bank = _bank(context, plan, layers)
-    rates = tuple(dict.fromkeys(config.learning_rates))
-    details: dict[str, Any] = {"iterations": plan.iterations, "views": len(bank), "layers": list(layers)}
-    rate = rates[0]
-    if len(rates) > 1:
-        kept, held = held_out_rows(len(train), config.held_out, config.seed)
-        fitted = _fit(context, plan, bank, kept, [config.seed] * len(rates), rates)
-        scores = _held_out_scores(context, plan, fitted, layers, held[:MOST_HELD_OUT])
-        rate = max(zip(scores, rates, strict=True))[1]
-        details["held_out"] = dict(zip(map(str, rates), scores, strict=True))
-        log.info("%s: learning rate %g is best on %d held-out training images", name, rate, len(held))
-    seeds = list(context.training_seeds(config.seed))
-    heads = [_fit(context, plan, bank, range(len(train)), [seed], [rate])[0] for seed in seeds]
+    heads, chosen = train_with_best_rate(
+        name,
+        len(plan.source.train),
+        config.learning_rates,
+        context.training_seeds(config.seed),
+        config.held_out,
+        partial(_fit, context, plan, bank),
+        partial(_worth, context, plan, layers),
+    )
     scales, flip = (config.scales, True) if name == "ms" else ((1.0,), False)
-    return Predictor(tuple(heads), layers, scales, flip, {**details, "learning_rate": rate})
+    details = {"iterations": plan.iterations, "views": len(bank), "layers": list(layers), **chosen}
+    return Predictor(heads, layers, scales, flip, details)
 
 
 def remember(context: EvalContext, plan: LabelPlan) -> Predictor:
@@ -160,29 +183,16 @@ def _fit(
     return heads
 
 
-def _held_out_scores(
-    context: EvalContext,
-    plan: LabelPlan,
-    heads: Sequence[nn.Module],
-    layers: Sequence[int],
-    rows: Sequence[int],
+def _worth(
+    context: EvalContext, plan: LabelPlan, layers: Sequence[int], heads: list[LinearHead], rows: Sequence[int]
 ) -> list[float]:
     """mIoU of each head on some of the training images, at one scale."""
-    look = partial(layer_maps, context, layers=layers)
-    matrices: list[list[torch.Tensor]] = [[] for _ in heads]
-    for _, sample in readable(plan.source.train, context.view.workers, rows):
-        if isinstance(sample, Exception):
-            continue
-        truth = torch.from_numpy(sample.truth)
-        found = labels_at(
-            sample.image,
-            (truth.shape[0], truth.shape[1]),
-            heads,
-            look,
-            plan.resolution,
-            plan.crop,
-            context.view.batch_size,
-        )
-        for kept, labels in zip(matrices, found, strict=True):
-            kept.append(confusion(truth, labels, plan.classes))
-    return [Counts.of(kept).miou() if kept else 0.0 for kept in matrices]
+    asked = Predictor(tuple(heads), tuple(layers))
+    tested = judge_predictions(
+        context,
+        plan.source.train,
+        {"": partial(predicted_labels, context, plan, asked)},
+        partial(judged_labels, plan),
+        rows=rows,
+    )
+    return [Counts.of(one).miou() if one else 0.0 for one in tested.judged[""] or [[] for _ in heads]]

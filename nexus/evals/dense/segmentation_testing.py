@@ -1,7 +1,6 @@
 """Every head on every test image, each image read once."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -9,80 +8,48 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from nexus.errors import DataError, ImageError
+from nexus.errors import DataError
 from nexus.evals.context import EvalContext
 from nexus.evals.dense.blind import Scene, blind_scores
-from nexus.evals.dense.confusion import Counts, confusion
+from nexus.evals.dense.confusion import Counts
 from nexus.evals.dense.label_pictures import draw_labels
-from nexus.evals.dense.maps import layer_maps
-from nexus.evals.dense.prediction import labels_at
-from nexus.evals.dense.segmentation_learning import LabelPlan, Predictor
-from nexus.evals.dense.views import readable
+from nexus.evals.dense.segmentation_learning import LabelPlan, Predictor, judged_labels, predicted_labels
+from nexus.evals.dense.testing import Tested, judge_predictions
 from nexus.evals.task import TaskResult, over_seeds
 
 MOST_KEPT = 100
 """Test images whose predictions are kept for pictures."""
 
 
-@dataclass
-class Tested:
-    """What was counted; per head one list of matrices for each seed, in the order of `names`."""
+AVERAGE = "average scene"
 
-    rows: list[int] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)
-    matrices: dict[str, list[list[Int[Tensor, "classes classes"]]]] = field(default_factory=dict)
-    placed: list[Int[Tensor, "classes classes"]] = field(default_factory=list)
-    kept: dict[str, dict[int, Int[Tensor, "height width"]]] = field(default_factory=dict)
-    """Head → position in `names` → labels that the first seed predicts."""
+LabelTest = Tested[Int[Tensor, "classes classes"]]
 
 
 def test_images(
     context: EvalContext, plan: LabelPlan, predictors: Mapping[str, Predictor], scene: Scene
-) -> Tested:
+) -> LabelTest:
     """Predict and count. Raises `DataError` where no test image can be read or has a label."""
-    found = Tested(
-        matrices={name: [[] for _ in one.heads] for name, one in predictors.items()},
-        kept={name: {} for name in predictors},
-    )
     test = plan.source.test
-    for row, sample in readable(test, context.view.workers):
-        if isinstance(sample, ImageError):
-            found.unreadable.append(test.name(row))
-            continue
-        truth = torch.from_numpy(sample.truth)
-        for name, one in predictors.items():
-            labels = labels_at(
-                sample.image,
-                (truth.shape[0], truth.shape[1]),
-                one.heads,
-                partial(layer_maps, context, layers=one.layers),
-                plan.resolution,
-                plan.crop,
-                context.view.batch_size,
-                one.scales,
-                one.flip,
-            )
-            for kept, predicted in zip(found.matrices[name], labels, strict=True):
-                kept.append(confusion(truth, predicted, plan.classes))
-            if len(found.names) < MOST_KEPT:
-                found.kept[name][len(found.names)] = labels[0].to(torch.int16)
-        found.placed.append(confusion(truth, scene.guess(*truth.shape), plan.classes))
-        found.rows.append(row)
-        found.names.append(sample.name)
-        if context.progress is not None:
-            context.progress(row + 1, len(test))
-    if not found.names or not sum(int(matrix.sum()) for matrix in found.placed):
+    found = judge_predictions(
+        context,
+        test,
+        {name: partial(predicted_labels, context, plan, one) for name, one in predictors.items()},
+        partial(judged_labels, plan),
+        guesses={AVERAGE: scene.guess},
+        kept=MOST_KEPT,
+        kept_as=torch.int16,
+    )
+    if not found.names or not sum(int(matrix.sum()) for matrix in found.blind[AVERAGE]):
         raise DataError(
             f"{test.description}: no test image can be read and has a pixel with a label, so nothing can be "
-            "scored;"
-            " check the files, and which numbers are ignored (segmentation.ignore)"
+            "scored; check the files, and which numbers are ignored (segmentation.ignore)"
         )
     return found
 
 
 def results_of(
-    tested: Tested, plan: LabelPlan, predictors: Mapping[str, Predictor], scene: Scene
+    tested: LabelTest, plan: LabelPlan, predictors: Mapping[str, Predictor], scene: Scene
 ) -> dict[str, TaskResult]:
     """One result for each head."""
     return {
@@ -92,10 +59,10 @@ def results_of(
 
 
 def _result(
-    name: str, seed: int, tested: Tested, plan: LabelPlan, predictor: Predictor, scene: Scene
+    name: str, seed: int, tested: LabelTest, plan: LabelPlan, predictor: Predictor, scene: Scene
 ) -> TaskResult:
-    counts = Counts.of(tested.matrices[name][seed])
-    blind = blind_scores(scene, counts, Counts.of(tested.placed))
+    counts = Counts.of(tested.judged[name][seed])
+    blind = blind_scores(scene, counts, Counts.of(tested.blind[AVERAGE]))
     best = max(blind, key=lambda way: blind[way])
     value = counts.miou()
     classes = plan.source.train.classes

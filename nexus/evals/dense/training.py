@@ -1,5 +1,4 @@
-"""Several heads trained at once on the same batches; each gets exactly the gradient that it would get "
-"alone."""
+"""Several heads trained at once on the same batches; each gets the gradient that it would get alone."""
 
 from collections.abc import Callable, Iterable, Sequence
 
