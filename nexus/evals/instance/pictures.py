@@ -15,6 +15,8 @@ from nexus.evals.task import EvalPicture
 
 SIDE = 380
 LEAST, MOST = 0.5, 30
+FEW = 5
+"""Detections of an image that are shown where none reaches `LEAST`."""
 COLOURS = ((214, 96, 48), (44, 110, 155), (47, 133, 90), (150, 82, 158), (201, 158, 33), (60, 150, 160))
 
 
@@ -24,7 +26,8 @@ def draw(data: Annotated, found: Sequence[Detections | None], count: int) -> Ite
     if rows:
         yield EvalPicture(
             "Detections",
-            f"Annotated objects on the left, detections with a score of {LEAST} or more on the right.",
+            f"Annotated objects on the left; on the right what was found with a score of {LEAST} or more, or"
+            f" the best {FEW} of an image where nothing has.",
             detection_sheet(data, found, rows),
         )
 
@@ -35,7 +38,7 @@ def detection_sheet(data: Annotated, found: Sequence[Detections | None], rows: S
     for row in rows:
         image, answer = data.images[row].image.convert("RGB"), found[row]
         assert answer is not None
-        kept = best_first(answer.scores, LEAST)[:MOST]
+        kept = shown_rows(answer)
         lines.append(
             (_truth(image, data.objects[row], data.classes), _found(image, answer, kept, data.classes))
         )
@@ -50,6 +53,11 @@ def detection_sheet(data: Annotated, found: Sequence[Detections | None], rows: S
         sheet.paste(right, (2 * GAP + SIDE, top))
         top += left.height + GAP
     return sheet
+
+
+def shown_rows(answer: Detections) -> list[int]:
+    """The rows of the detections that are drawn, best first."""
+    return best_first(answer.scores, LEAST)[:MOST] or best_first(answer.scores, 0.0)[:FEW]
 
 
 def _truth(image: Image.Image, objects: Objects, classes: Sequence[str]) -> Image.Image:

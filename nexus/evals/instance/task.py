@@ -6,7 +6,7 @@ makes of them. The bootstrap over test images uses fewer resamples than usual (`
 """
 
 import logging
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from nexus.errors import DataError
@@ -15,6 +15,7 @@ from nexus.evals.instance.average_precision import AveragePrecision, Detections,
 from nexus.evals.instance.config import InstanceConfig
 from nexus.evals.instance.objects import Annotated
 from nexus.evals.instance.opening import open_objects
+from nexus.evals.instance.scale import Scale
 from nexus.evals.task import Task, TaskResult, over_seeds
 
 log = logging.getLogger(__name__)
@@ -24,8 +25,12 @@ def run(context: EvalContext, config: InstanceConfig) -> TaskResult:
     """Train and test once for each seed."""
     train, test, split = open_objects(context.data, context.limit)
     kind = "masks and boxes" if train.has_masks else "boxes only: Faster R-CNN, no mask AP"
-    steps = config.steps(sum(len(one.trained_on()) > 0 for one in train.objects))
-    log.info("instance: %s; %d steps of %d images", kind, steps, config.batch_size)
+    scale = Scale.of(config, context.device)
+    log.info(
+        "instance: %s; %d steps of %d images; pyramid of %d channels from %d cells a patch, %d regions%s",
+        *(kind, _steps(train, config, scale), config.batch_size, scale.width, scale.finest, scale.proposals),
+        " (sizes for a CPU)" if context.device.type == "cpu" else "",
+    )
     seeds = context.training_seeds(config.seed)
     return over_seeds([_once(context, config, train, test, split, seed) for seed in seeds])
 
@@ -48,6 +53,7 @@ def _once(
     found: list[Detections | None] = [None if answer is None else answer[1] for answer in answers]
     kept = [one for one in found if one is not None]
     masks = train.has_masks and test.has_masks
+    scale = Scale.of(config, context.device)
     judged = {
         name: average_precision([test.objects[i] for i in read], kept, test.classes, sizes, kind)
         for name, kind in (("mask", "segm"), ("box", "bbox"))
@@ -60,8 +66,9 @@ def _once(
         "classes": len(test.classes),
         "objects": sum(len(test.objects[i]) for i in read),
         "detections": sum(len(one.scores) for one in kept),
-        "steps": config.steps(sum(len(one.trained_on()) > 0 for one in train.objects)),
+        "steps": _steps(train, config, scale),
         "finetune": config.finetune,
+        "scale": asdict(scale),
     }
     results = [_result(name, ap, names, config, shared) for name, ap in judged.items()]
     return replace(
@@ -71,6 +78,10 @@ def _once(
         pictures=lambda: draw(test, found, config.shown),
         parts={result.metric.split()[0]: result for result in results[1:]},
     )
+
+
+def _steps(train: Annotated, config: InstanceConfig, scale: Scale) -> int:
+    return scale.steps(config, sum(len(one.trained_on()) > 0 for one in train.objects))
 
 
 def _result(

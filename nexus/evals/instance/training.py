@@ -19,6 +19,7 @@ from nexus.evals.instance.canvas import Canvas, canvas, target
 from nexus.evals.instance.config import InstanceConfig
 from nexus.evals.instance.detector import Detector, total
 from nexus.evals.instance.objects import Annotated
+from nexus.evals.instance.scale import Scale
 from nexus.schedules import cosine
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,8 @@ def train_detector(context: EvalContext, data: Annotated, config: InstanceConfig
     """
     with torch.random.fork_rng(devices=[context.device] if context.device.type == "cuda" else []):
         torch.manual_seed(seed)
-        detector = Detector(context.backbone.embed_dim, len(data.classes), data.has_masks, config)
+        scale = Scale.of(config, context.device)
+        detector = Detector(context.backbone.embed_dim, len(data.classes), data.has_masks, config, scale)
         detector = detector.to(context.device).train()
         backbone = copy.deepcopy(context.backbone).train() if config.finetune else context.backbone
         _train(context, data, config, Trained(detector, backbone))
@@ -91,7 +93,8 @@ def train_detector(context: EvalContext, data: Annotated, config: InstanceConfig
 
 def _train(context: EvalContext, data: Annotated, config: InstanceConfig, model: Trained) -> None:
     rows = [row for row, one in enumerate(data.objects) if len(one.trained_on())]
-    steps, maps = config.steps(len(rows)), _Maps(context, data, config)
+    steps = Scale.of(config, context.device).steps(config, len(rows))
+    maps = _Maps(context, data, config)
     optimizer = _optimizer(model, config)
     rates = [group["lr"] for group in optimizer.param_groups]
     warm = max(1, steps // 10)

@@ -2,13 +2,18 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from nexus.evals.context import EvalContext
+from nexus.evals.instance.average_precision import Detections
 from nexus.evals.instance.canvas import canvas, target
 from nexus.evals.instance.config import InstanceConfig
+from nexus.evals.instance.detector import Detector
 from nexus.evals.instance.opening import open_objects
+from nexus.evals.instance.pictures import detection_sheet, shown_rows
+from nexus.evals.instance.scale import Scale
 from nexus.evals.registry import task_named
 from nexus.features import View
 from nexus.models.vision import VisionTransformer
@@ -66,6 +71,42 @@ def test_boxes_only_has_no_mask_ap(tmp_path):
     assert result.metric == "box AP"
     assert not result.parts
     assert result.resamples == 20
+
+
+def test_what_is_left_out_follows_the_device():
+    """And what is asked for stands on either."""
+    cpu, gpu = (Scale.of(InstanceConfig(width=48), torch.device(name)) for name in ("cpu", "cuda"))
+    assert cpu.width == gpu.width == 48
+    assert cpu.proposals < gpu.proposals
+    assert cpu.steps(InstanceConfig(), 100_000) < gpu.steps(InstanceConfig(), 100_000)
+    assert Scale.of(InstanceConfig(max_steps=7), torch.device("cpu")).steps(InstanceConfig(), 10) == 7
+
+
+@pytest.mark.parametrize("finest", [1, 2, 4])
+def test_levels_and_their_anchors(finest):
+    """Maps from `finest` cells a patch to half a cell and a quarter, and as many sizes of anchors."""
+    scale = Scale.of(InstanceConfig(width=8, box_width=8, finest=finest), torch.device("cpu"))
+    detector = Detector(6, 2, True, InstanceConfig(grid=8), scale).eval()
+    maps = torch.randn(1, 6, 8, 8)
+    sides = [level.shape[-1] for level in detector.pyramid(maps).values()]
+    assert sides == [8 * finest // 2**i for i in range(len(sides))]
+    assert sides[-1] == 2
+    assert len(detector.proposals.anchor_generator.sizes) == len(sides)
+    (found,), _ = detector(maps, [(128, 128)])
+    assert found["masks"].shape[1:] == (1, 28, 28)
+
+
+def test_an_image_without_a_sure_detection_shows_the_best_ones(tmp_path):
+    data, _, _ = open_objects(drawn.coco(tmp_path))
+    box = np.tile(np.array([[4, 4, 30, 30]], dtype=np.float32), (9, 1))
+    unsure, sure = (
+        Detections(box, np.zeros(9, dtype=np.int64), np.linspace(top, 0.1, 9, dtype=np.float32))
+        for top in (0.4, 0.6)
+    )
+    assert shown_rows(unsure) == [0, 1, 2, 3, 4]
+    assert shown_rows(sure) == [0, 1]
+    none = Detections(box[:0], np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
+    assert detection_sheet(data, [none], [0]).height > 100
 
 
 @pytest.mark.slow
