@@ -1,4 +1,7 @@
-"""Shape and type checking of all of nexus while tests run; two threads at most; no network."""
+"""Shape and type checking of all of nexus while tests run; two threads at most; no network.
+
+What numba compiles is kept among pytest's own files, for all tests and all sessions.
+"""
 
 import os
 
@@ -12,10 +15,22 @@ install_import_hook("nexus", "tests.typechecker.check").__enter__()
 
 import itertools
 
+import hypothesis
 import pytest
 import torch
 
 _NUMBERS = itertools.count()
+
+# The same examples each time where a failure stops everybody; at home hypothesis goes on searching.
+hypothesis.settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The loops of nexus.data.crops.native are compiled once for all tests, and the processes they start."""
+    if hasattr(config, "cache"):
+        os.environ.setdefault("NUMBA_CACHE_DIR", str(config.cache.mkdir("compiled-loops")))
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,7 @@
 """Who carries the decisions of a table out on the CPU: libraries, or compiled loops where numba is installed.
 
-Both make the pixels of Pillow to a grey level here and there, but not the same ones. So which of them a run
-uses is a setting of it, and a run that is resumed goes on with it.
+The loops resize to the byte as Pillow does, the libraries to a grey level here and there. So which of them a
+run uses is a setting of it, and a run that is resumed goes on with it.
 """
 
 import importlib

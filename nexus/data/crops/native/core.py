@@ -40,7 +40,7 @@ def cut(pixels: Pixels, shrink: int, table: CropTable, crops: Sequence[Planes]) 
         geometry.cut(pixels, shrink, table, crops)
         return
     height, width, chans = pixels.shape
-    turned = _memory.matrix(*resize.room(width * chans, height))
+    turned = _memory.matrix(*resize.room((width + 1) * chans, height))
     resize.turn(pixels.reshape(height, width * chans), height, width * chans, turned)
     boxes = zip(*(table.boxes / shrink).T.tolist(), strict=True)
     flips = zip(table.flip.tolist(), table.vertical_flip.tolist(), strict=True)

@@ -12,10 +12,16 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 LANES = 64
-"""Neighbouring values that `weighted_sum` makes at once."""
+"""Neighbouring values that a sum makes at once."""
 
 BLOCK = 16
 """Rows and columns that `turn_block` exchanges at once."""
+
+FRACTION = 22
+"""Binary digits behind the point of a weight, as in Pillow."""
+
+LOW = 12
+"""How many of them belong to its lower part."""
 
 _BYTE, _FLOAT, _INDEX = ir.IntType(8), ir.FloatType(), ir.IntType(32)
 
@@ -53,6 +59,43 @@ def _weighted_sum(read: Any, write: Any) -> Any:
     return intrinsic(step)
 
 
+def _fixed_sum(
+    typing: Any, source: Any, step: Any, weights: Any, weight_step: Any, pairs: Any, target: Any
+) -> Any:
+    """`LANES` bytes at `target`: weighted sums of those at `source + k * step`, over k < 2 * `pairs`.
+
+    Weights are whole numbers of `2 ** -FRACTION`, so only the sums are rounded, to the nearest. The upper
+    part of each weight, `2 ** LOW` times a number of 16 bits, and the rest are multiplied apart: processors
+    multiply and add pairs of 16 bits at once. At `weights + 2 * p * weight_step` lie the upper parts of the
+    weights 2p and 2p + 1, one `weight_step` further on the rest of both.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        source, step, weights, weight_step, pairs, target = arguments
+        half = 1 << (FRACTION - 1)  # so that cutting the fraction off rounds
+        kind = ir.VectorType(_INDEX, LANES // 2)
+        totals = [cgutils.alloca_once_value(builder, _every(kind, begin)) for begin in (0, half) * 2]
+        with cgutils.for_range(builder, pairs) as loop:
+            first = builder.shl(loop.index, ir.Constant(loop.index.type, 1))
+            row = builder.add(source, builder.mul(first, step))
+            upper = builder.add(weights, builder.mul(first, weight_step))
+            words = ir.VectorType(ir.IntType(16), LANES)
+            rows = [
+                builder.zext(_load(builder, place, _BYTE, LANES), words)
+                for place in (row, builder.add(row, step))
+            ]
+            parts = [_load(builder, place, _INDEX, 1) for place in (upper, builder.add(upper, weight_step))]
+            for number, values in enumerate(_paired(builder, *rows)):
+                for part, weight in enumerate(parts):
+                    total = totals[2 * number + part]
+                    products = _pair_sums(builder, values, weight)
+                    builder.store(builder.add(builder.load(total), products), total)
+        _store(builder, _rounded(builder, [builder.load(total) for total in totals]), target)
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * 6), generate
+
+
 def _turn_block(typing: Any, source: Any, step: Any, target: Any, target_step: Any) -> Any:
     """A square of `BLOCK` bytes each way: the rows at `source` become the columns at `target`."""
 
@@ -88,6 +131,61 @@ def _interleaved(builder: Any, one: Any, other: Any) -> list[Any]:
     return [builder.shuffle_vector(one, other, half) for half in halves]
 
 
+def _paired(builder: Any, one: Any, other: Any) -> list[Any]:
+    """The numbers of two vectors in turn, as processors do it: in each piece of 8, first 4 pairs, then 4."""
+    halves = []
+    for half in (0, 4):
+        order = [
+            piece + half + place + row
+            for piece in range(0, LANES, 8)
+            for place in range(4)
+            for row in (0, LANES)
+        ]
+        halves.append(builder.shuffle_vector(one, other, ir.Constant(ir.VectorType(_INDEX, LANES), order)))
+    return halves
+
+
+def _pair_sums(builder: Any, values: Any, weight: Any) -> Any:
+    """Pairs of 16-bit `values` times the pair `weight`, added up; one instruction, as LLVM knows."""
+    count = LANES // 2
+    wide = ir.VectorType(_INDEX, LANES)
+    nothing = ir.Constant(ir.VectorType(_INDEX, count), ir.Undefined)
+    first = builder.insert_element(nothing, builder.extract_element(weight, _INDEX(0)), _INDEX(0))
+    everywhere = builder.shuffle_vector(first, nothing, _every(ir.VectorType(_INDEX, count), 0))
+    weights = builder.sext(builder.bitcast(everywhere, ir.VectorType(ir.IntType(16), LANES)), wide)
+    products = builder.mul(builder.zext(values, wide), weights)
+    sides = [
+        builder.shuffle_vector(
+            products, products, ir.Constant(ir.VectorType(_INDEX, count), list(range(side, LANES, 2)))
+        )
+        for side in (0, 1)
+    ]
+    return builder.add(*sides)
+
+
+def _rounded(builder: Any, totals: list[Any]) -> Any:
+    """The bytes of the sums in `_fixed_sum`: upper and lower parts of the first halves, then of the rest."""
+    half, words = ir.VectorType(_INDEX, LANES // 2), ir.VectorType(ir.IntType(16), LANES)
+    sums = []
+    for upper, lower in (totals[:2], totals[2:]):
+        value = builder.add(builder.shl(upper, _every(half, LOW)), lower)
+        value = builder.ashr(value, _every(half, FRACTION))
+        sums.append(builder.bitcast(value, words))  # its even words hold all of it
+    order = [
+        piece + row + place for piece in range(0, LANES, 8) for row in (0, LANES) for place in range(0, 8, 2)
+    ]
+    value = builder.shuffle_vector(*sums, ir.Constant(ir.VectorType(_INDEX, LANES), order))
+    for limit, beyond in ((0, "<"), (255, ">")):
+        bound = _every(words, limit)
+        value = builder.select(builder.icmp_signed(beyond, value, bound), bound, value)
+    return builder.trunc(value, ir.VectorType(_BYTE, LANES))
+
+
+def _every(kind: Any, value: int) -> Any:
+    """A constant vector with the same number everywhere."""
+    return ir.Constant(kind, [value] * kind.count)
+
+
 def _load(builder: Any, address: Any, kind: Any, count: int) -> Any:
     pointer = builder.inttoptr(address, ir.VectorType(kind, count).as_pointer())
     return builder.load(pointer, align=1)
@@ -105,7 +203,7 @@ def _as_bytes(builder: Any, values: Any) -> Any:
     return builder.trunc(builder.fptosi(values, ir.VectorType(_INDEX, LANES)), ir.VectorType(_BYTE, LANES))
 
 
-weighted_sum = _weighted_sum(_BYTE, _BYTE)
 weighted_sum_to_floats = _weighted_sum(_BYTE, _FLOAT)
 weighted_sum_of_floats = _weighted_sum(_FLOAT, _BYTE)
+fixed_sum: Any = intrinsic(_fixed_sum)
 turn_block: Any = intrinsic(_turn_block)
