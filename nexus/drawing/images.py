@@ -65,6 +65,12 @@ def data_uri(image: Image.Image, kind: str = "JPEG", quality: int = 85) -> str:
     return _address(FORMATS[kind], out.getvalue())
 
 
+def smallest_uri(image: Image.Image) -> str:
+    """As PNG, which keeps charts sharp, or as WebP where that is less than half of it, as for photographs."""
+    drawn, photographed = data_uri(image, "PNG"), data_uri(image, "WEBP", quality=88)
+    return photographed if 2 * len(photographed) < len(drawn) else drawn
+
+
 def figure_uri(figure: "Figure") -> str:
     """A matplotlib figure as an SVG address with a transparent background; the same figure, the same text."""
     import matplotlib

@@ -55,6 +55,7 @@ a { color: var(--accent); }
 .scores .best .number small, .scores .best th small { color: var(--soft); }
 .scores .plot { width: 52%; padding-right: 34px; }
 .scores .best th { font-weight: 700; }
+.scores .guess { color: var(--mark); font-size: 14px; }
 .track { position: relative; height: 24px; }
 .track::before { content: ""; position: absolute; inset: 11px 0 11px 0; background: var(--line);
   border-radius: 2px; }
@@ -81,7 +82,7 @@ figure { margin: 0; }
 .sheets { display: grid; gap: 30px; }
 .sheets .frame { overflow-x: auto; border: 1px solid var(--line); border-radius: 10px;
   background: #faf9f6; }
-.sheets img { display: block; width: 100%; min-width: 640px; height: auto; }
+.sheets img { display: block; width: 100%; min-width: 640px; height: auto; margin: 0 auto; }
 .sheets figcaption { margin-top: 8px; font-size: 14.5px; color: var(--soft); }
 
 .cards { display: grid; gap: 22px;
@@ -110,6 +111,7 @@ figure { margin: 0; }
 .row li span { display: block; margin-top: 3px; overflow: hidden; text-overflow: ellipsis;
   white-space: nowrap; }
 
+.sheets + .settings { margin-top: 34px; }
 .settings { width: 100%; border-collapse: collapse; font-size: 15.5px; }
 .settings th, .settings td { padding: 8px 18px 8px 0; text-align: left; vertical-align: top;
   border-bottom: 1px solid var(--line); font-weight: 400; overflow-wrap: anywhere; }

@@ -33,9 +33,11 @@ from nexus.data.datasets import ImageDataset
 from nexus.drawing.images import square
 from nexus.drawing.tiles import GAP, PAPER, TILE
 from nexus.errors import ConfigError, DataError
+from nexus.evals.class_pictures import ClassImages
 from nexus.evals.context import EvalContext, PatchTable
 from nexus.evals.linear import batches
 from nexus.evals.metrics import classification, count_classes, labelled, rank_of_truth
+from nexus.evals.mistakes import by_logits
 from nexus.evals.splits import stratified
 from nexus.evals.task import EvalPicture, Task, TaskResult, over_seeds
 from nexus.schedules import Schedule
@@ -183,7 +185,11 @@ def score_all(
 
 
 def attentive_result(
-    train: PatchTable, test: PatchTable, config: AttentiveConfig, device: torch.device | str = "cpu"
+    train: PatchTable,
+    test: PatchTable,
+    config: AttentiveConfig,
+    device: torch.device | str = "cpu",
+    images: ClassImages | None = None,
 ) -> tuple[TaskResult, AttentiveProbe]:
     """Accuracy on `test` of the probe that is best on held-out training images, and that probe.
 
@@ -216,8 +222,16 @@ def attentive_result(
         "steps": config.steps(len(labels)),
         "grid": [{"learning_rate": rate, "held_out_top1": top1} for rate, (top1, _) in merit.items()],
     }
-    hits = (rank < 1).float()
-    return classification(hits, train.features, test.features, details, config.seed), final
+    found = classification(
+        (rank < 1).float(),
+        train.features,
+        test.features,
+        details,
+        config.seed,
+        by_logits(test.features.names, logits, truth),
+        images,
+    )
+    return found, final
 
 
 def _merit(logits: Float[Tensor, "samples classes"], labels: Int[Tensor, " samples"]) -> tuple[float, float]:
@@ -248,13 +262,19 @@ def run(context: EvalContext, config: AttentiveConfig) -> TaskResult:
             f"attentive.memory_gb={config.memory_gb:g}; use --limit {fits}, a smaller --size, or more memory"
         )
     learned, tested = context.patches(train), context.patches(test)
+    images = ClassImages(train, test)
     found = [
-        attentive_result(learned, tested, config.model_copy(update={"seed": seed}), context.device)
+        attentive_result(learned, tested, config.model_copy(update={"seed": seed}), context.device, images)
         for seed in context.training_seeds(config.seed)
     ]
     probe = found[0][1]
     whole = over_seeds([result for result, _ in found])
-    return replace(whole, split=split, pictures=lambda: _looks(test, tested, probe, context))
+
+    def pictures() -> Iterator[EvalPicture]:
+        yield from whole.pictures()
+        yield from _looks(test, tested, probe, context)
+
+    return replace(whole, split=split, pictures=pictures)
 
 
 TASK = Task("attentive", "attention over patches, then a linear classifier", AttentiveConfig, run)

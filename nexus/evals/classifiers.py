@@ -12,6 +12,7 @@ from nexus.config import Config
 from nexus.evals.knn import KNNConfig, headline_k, knn_scores
 from nexus.evals.linear import LinearConfig, choose_probe
 from nexus.evals.logreg import LogRegConfig, choose_penalty
+from nexus.evals.mistakes import Guessing, by_logits, by_votes
 from nexus.features import Features
 
 Classifier = Callable[[Features], Float[Tensor, "samples classes"]]
@@ -27,6 +28,8 @@ class Fit:
     config: type[Config]
     fit: Callable[[Features, Any, int, torch.device], Classifier]
     """From labelled features, settings, the number of classes and a device."""
+    guesses: Guessing
+    """What its scores mean."""
     layers: Callable[[Any], int] = lambda config: 1
     """How many last blocks it reads."""
 
@@ -62,7 +65,7 @@ def _logreg(train: Features, config: LogRegConfig, classes: int, device: torch.d
 
 
 FITS: dict[str, Fit] = {
-    "knn": Fit(KNNConfig, _knn),
-    "linear": Fit(LinearConfig, _linear, lambda config: max(config.n_last_blocks)),
-    "logreg": Fit(LogRegConfig, _logreg),
+    "knn": Fit(KNNConfig, _knn, by_votes),
+    "linear": Fit(LinearConfig, _linear, by_logits, lambda config: max(config.n_last_blocks)),
+    "logreg": Fit(LogRegConfig, _logreg, by_logits),
 }

@@ -11,8 +11,8 @@ a class without a single vote is not counted as a top-5 guess.
 """
 
 import logging
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import torch
@@ -24,10 +24,12 @@ from torch.nn import functional as F
 from nexus.config import Config
 from nexus.data.neighbors import nearest_rows
 from nexus.evals.bootstrap import percentile_interval
+from nexus.evals.class_pictures import ClassImages, Neighbor, by_name, draw_classes
 from nexus.evals.context import EvalContext
-from nexus.evals.metrics import classification, count_classes, labelled, rank_of_truth
+from nexus.evals.metrics import class_names, classification, count_classes, labelled, rank_of_truth
+from nexus.evals.mistakes import Guesses, by_votes
 from nexus.evals.results import entry
-from nexus.evals.task import RESAMPLES, Task, TaskResult
+from nexus.evals.task import RESAMPLES, EvalPicture, Task, TaskResult
 from nexus.features import Features
 
 log = logging.getLogger(__name__)
@@ -112,7 +114,8 @@ def run(context: EvalContext, config: KNNConfig) -> TaskResult:
         f"{shots}-shot": knn_result(*features, _shots(config, shots), context.device)
         for shots in config.few_shot
     }
-    return replace(knn_result(*features, config, context.device), split=split, parts=few)
+    found = knn_result(*features, config, context.device, ClassImages(train, test))
+    return replace(found, split=split, parts=few)
 
 
 def _shots(config: KNNConfig, shots: int) -> KNNConfig:
@@ -123,9 +126,16 @@ TASK = Task("knn", "k-NN on CLS, nothing is trained", KNNConfig, run, on_labelle
 
 
 def knn_result(
-    train: Features, test: Features, config: KNNConfig, device: torch.device | str = "cpu"
+    train: Features,
+    test: Features,
+    config: KNNConfig,
+    device: torch.device | str = "cpu",
+    images: ClassImages | None = None,
 ) -> TaskResult:
-    """What `evaluate_knn` says, before it is made into an entry."""
+    """What `evaluate_knn` says, before it is made into an entry; with pictures of `images`.
+
+    Of few-shot draws the mistakes are those of the first.
+    """
     train, test = labelled(train, "training"), labelled(test, "test")
     assert train.labels is not None
     banks = _draws(train.labels, config)
@@ -133,17 +143,20 @@ def knn_result(
     if sizes[-1] < max(config.k):
         log.info("k is clipped to the %d training images: %s", sizes[-1], sizes)
     headline = headline_k(config, sizes[-1])
-    tries = [_hits(train.rows(rows), test, sizes, config, device) for rows in banks]
-    mean = {k: torch.stack([hits[k] for hits in tries]).mean(0) for k in sizes}
+    tries = [_votes(train.rows(rows), test, sizes, config, device) for rows in banks]
+    mean = {k: torch.stack([found[k].hits for found in tries]).mean(0) for k in sizes}
     details: dict[str, Any] = {
         "headline_k": headline,
         "k": {str(k): _shares(hits, count_classes(train, test)) for k, hits in mean.items()},
         "temperature": config.temperature,
     }
-    result = classification(mean[headline][0], train, test, details, config.seed)
+    guesses = tries[0][headline].guesses
+    result = classification(mean[headline][0], train, test, details, config.seed, guesses, images)
+    if images is not None:
+        result = replace(result, pictures=_pictures(guesses, train.rows(banks[0]), test, images))
     if config.n_per_class is None:
         return result
-    hits = torch.stack([hits[headline][0] for hits in tries])
+    hits = torch.stack([found[headline].hits[0] for found in tries])
     each = hits.double().mean(dim=1)
     few = {
         "n_per_class": config.n_per_class,
@@ -171,24 +184,59 @@ def headline_k(config: KNNConfig, bank: int) -> int:
     return min(_clip(config.k, bank), key=lambda k: (abs(k - HEADLINE_K), k))
 
 
-def _hits(
+@dataclass(frozen=True)
+class _Voted:
+    """What the votes of some neighbours say of the test images."""
+
+    hits: Float[Tensor, "2 samples"]
+    """Whether each is a top-1 (row 0) and a top-5 (row 1) hit, as 0 or 1."""
+    guesses: Guesses
+
+
+def _votes(
     train: Features, test: Features, sizes: list[int], config: KNNConfig, device: torch.device | str
-) -> dict[int, Float[Tensor, "2 samples"]]:
-    """For each k, whether each test image is a top-1 (row 0) and a top-5 (row 1) hit, as 0 or 1."""
+) -> dict[int, _Voted]:
+    """The vote of the test images for each k."""
     assert train.labels is not None
     assert test.labels is not None
     classes = count_classes(train, test)
     bank, bank_labels = train.cls.to(device), train.labels.to(device)
     rows = max(1, CHUNK_NUMBERS // max(len(bank), classes * len(sizes)))
-    parts: dict[int, list[Tensor]] = {k: [] for k in sizes}
-    for queries, labels in zip(test.cls.split(rows), test.labels.split(rows), strict=True):
-        labels = labels.to(device)
+    parts: dict[int, list[_Voted]] = {k: [] for k in sizes}
+    for part in torch.arange(len(test)).split(rows):
+        queries, labels = test.cls[part], test.labels[part].to(device)
+        names = test.names[int(part[0]) : int(part[-1]) + 1]
         scores = knn_scores(bank, bank_labels, queries.to(device), classes, sizes, config.temperature)
         for k, votes in scores.items():
             rank = rank_of_truth(votes, labels)
             voted = votes.gather(1, labels[:, None])[:, 0] > 0
-            parts[k].append(torch.stack([rank < 1, (rank < 5) & voted]).float().cpu())
-    return {k: torch.cat(part, dim=1) for k, part in parts.items()}
+            hits = torch.stack([rank < 1, (rank < 5) & voted]).float().cpu()
+            parts[k].append(_Voted(hits, by_votes(names, votes, labels)))
+    return {k: _joined(found) for k, found in parts.items()}
+
+
+def _joined(parts: Sequence[_Voted]) -> _Voted:
+    hits = torch.cat([part.hits for part in parts], dim=1)
+    return _Voted(hits, Guesses.joined([part.guesses for part in parts]))
+
+
+def _pictures(
+    guesses: Guesses, bank: Features, test: Features, images: ClassImages
+) -> Callable[[], Iterator[EvalPicture]]:
+    """Confusion and worst mistakes, beside each the training image that voted most."""
+
+    def draw() -> Iterator[EvalPicture]:
+        assert bank.labels is not None
+        labels, called = bank.labels, class_names(count_classes(bank, test), images.train.classes)
+        learned, tested = by_name(images.train), by_name(images.test)
+
+        def neighbor(row: int) -> Neighbor:
+            near = int(nearest(bank.cls, test.cls[row : row + 1], 1)[1])
+            return Neighbor(near, int(labels[near]), lambda place: learned(bank.names[place]))
+
+        yield from draw_classes(guesses, called, lambda row: tested(test.names[row]), neighbor)
+
+    return draw
 
 
 def _shares(hits: Float[Tensor, "2 samples"], classes: int) -> dict[str, float | None]:

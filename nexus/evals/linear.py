@@ -26,8 +26,10 @@ from torch.nn import functional as F
 
 from nexus.config import Config
 from nexus.errors import DataError
+from nexus.evals.class_pictures import ClassImages
 from nexus.evals.context import EvalContext
 from nexus.evals.metrics import classification, count_classes, labelled, rank_of_truth
+from nexus.evals.mistakes import by_logits
 from nexus.evals.results import entry
 from nexus.evals.splits import stratified
 from nexus.evals.task import Task, TaskResult, over_seeds
@@ -191,7 +193,12 @@ def _at_one_size(context: EvalContext, config: LinearConfig) -> TaskResult:
     mirror = context.features(train, layers=layers, flip=True) if config.flip else None
     results = [
         linear_result(
-            learned, tested, config.model_copy(update={"seed": seed}), flipped=mirror, device=context.device
+            learned,
+            tested,
+            config.model_copy(update={"seed": seed}),
+            flipped=mirror,
+            device=context.device,
+            images=ClassImages(train, test),
         )
         for seed in context.training_seeds(config.seed)
     ]
@@ -259,8 +266,9 @@ def linear_result(
     *,
     flipped: Features | None = None,
     device: torch.device | str = "cpu",
+    images: ClassImages | None = None,
 ) -> TaskResult:
-    """What `evaluate_linear` says, before it is made into an entry."""
+    """What `evaluate_linear` says, before it is made into an entry; with pictures of `images`."""
     device = torch.device(device)
     assert flipped is None or flipped.names == train.names
     tables = tuple(labelled(table, "training") for table in (train, flipped) if table is not None)
@@ -268,7 +276,8 @@ def linear_result(
     assert test.labels is not None
     classes = count_classes(train, test)
     chosen = choose_probe(tables, config, classes, device)
-    rank = rank_of_truth(chosen.scores(test, device), test.labels)
+    scores = chosen.scores(test, device)
+    rank = rank_of_truth(scores, test.labels)
     details = {
         "top5": float((rank < 5).double().mean()) if classes > 5 else None,
         "size": test.size,
@@ -278,7 +287,8 @@ def linear_result(
         "steps": chosen.steps,
         "grid": [{**asdict(setting), "held_out_top1": top1} for setting, top1 in chosen.grid.items()],
     }
-    return classification((rank < 1).float(), train, test, details, config.seed)
+    guesses = by_logits(test.names, scores, test.labels)
+    return classification((rank < 1).float(), train, test, details, config.seed, guesses, images)
 
 
 def _grid_accuracy(

@@ -13,16 +13,16 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 import torch
-from jaxtyping import Float, Int
 from pydantic import Field, PositiveFloat, PositiveInt
-from torch import Tensor
 from torch.nn import functional as F
 
 from nexus.config import Config
 from nexus.errors import DataError
+from nexus.evals.class_pictures import ClassImages
 from nexus.evals.context import EvalContext
 from nexus.evals.logistic import LogisticModel, LogisticProblem
 from nexus.evals.metrics import classification, count_classes, labelled, rank_of_truth
+from nexus.evals.mistakes import by_logits
 from nexus.evals.splits import stratified
 from nexus.evals.task import Task, TaskResult
 from nexus.features import Features
@@ -102,7 +102,11 @@ def _merit(point: Point) -> tuple[float, float]:
 
 
 def logreg_result(
-    train: Features, test: Features, config: LogRegConfig, device: torch.device | str = "cpu"
+    train: Features,
+    test: Features,
+    config: LogRegConfig,
+    device: torch.device | str = "cpu",
+    images: ClassImages | None = None,
 ) -> TaskResult:
     """Accuracy on `test` of the model that is best on held-out training images; shares are in 0..1.
 
@@ -115,7 +119,8 @@ def logreg_result(
     classes = count_classes(train, test)
     found = choose_penalty(train, config, classes, device)
     log.info("C = %.3g, chosen on %d held-out training images", found.point.c, found.held_out_samples)
-    rank = _ranks(found.model, test.cls, test.labels, device)
+    scores = torch.cat([found.model(part.to(device)).float().cpu() for part in test.cls.split(4096)])
+    rank = rank_of_truth(scores, test.labels)
     details = {
         "top5": float((rank < 5).double().mean()) if classes > 5 else None,
         "c": found.point.c,
@@ -124,24 +129,16 @@ def logreg_result(
         "passes": sum(point.passes for point in found.path) + found.model.evaluations,
         "path": [vars(point) for point in found.path],
     }
-    return classification((rank < 1).float(), train, test, details, config.seed)
-
-
-def _ranks(
-    model: LogisticModel,
-    inputs: Float[Tensor, "samples dim"],
-    labels: Int[Tensor, " samples"],
-    device: torch.device,
-) -> Int[Tensor, " samples"]:
-    parts = zip(inputs.split(4096), labels.split(4096), strict=True)
-    return torch.cat([rank_of_truth(model(x.to(device)), y.to(device)).cpu() for x, y in parts])
+    guesses = by_logits(test.names, scores, test.labels)
+    return classification((rank < 1).float(), train, test, details, config.seed, guesses, images)
 
 
 def run(context: EvalContext, config: LogRegConfig) -> TaskResult:
     """Logistic regression on the labelled images of a context. Nothing is random, so there is one seed."""
     train, test, split = context.labelled()
     features = context.features(train), context.features(test)
-    return replace(logreg_result(*features, config, context.device), split=split)
+    found = logreg_result(*features, config, context.device, ClassImages(train, test))
+    return replace(found, split=split)
 
 
 TASK = Task("logreg", "logistic regression, the best of 45 penalties", LogRegConfig, run, on_labelled=True)

@@ -1,6 +1,6 @@
 """What every classification reports: hits, top-k, and what guessing would give."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +9,9 @@ from torch import Tensor
 
 from nexus.errors import DataError
 from nexus.evals.bootstrap import bootstrap_scores, percentile_interval
-from nexus.evals.task import TaskResult, mean_score
+from nexus.evals.class_pictures import ClassImages, class_pictures
+from nexus.evals.mistakes import Guesses
+from nexus.evals.task import TaskResult, mean_score, no_pictures
 from nexus.features import Features
 
 
@@ -60,35 +62,46 @@ def count_classes(train: Features, test: Features) -> int:
     return int(torch.cat([train.labels, test.labels]).max()) + 1
 
 
+def class_names(count: int, names: Sequence[str] = ()) -> tuple[str, ...]:
+    """What `count` classes are called; a class without a name by its number."""
+    return tuple(names[i] if i < len(names) else str(i) for i in range(count))
+
+
 def classification(
     correct: Float[Tensor, " samples"],
     train: Features,
     test: Features,
     details: Mapping[str, Any],
-    seed: int = 0,
+    seed: int,
+    guesses: Guesses,
+    images: ClassImages | None = None,
 ) -> TaskResult:
     """The result of a classification: top-1 of `correct` (0 or 1 a test image), counts, guessing, `details`.
 
-    `seed` is that of the bootstrap.
+    `seed` is that of the bootstrap. `guesses` are told in the details; with `images` they are drawn, too.
     """
     assert train.labels is not None
     assert test.labels is not None
     top1 = float(correct.double().mean())
-    guesses = guessing(train.labels, test.labels)
+    chance = guessing(train.labels, test.labels)
+    classes = count_classes(train, test)
+    called = class_names(classes, images.train.classes if images else ())
     return TaskResult(
         metric="top1",
         value=top1,
         names=test.names,
         score=mean_score(correct),
-        chance=guesses["chance"],
+        chance=chance["chance"],
         chance_means=f"one of {len(train.labels.unique()):,} classes",
         unreadable=tuple(fault.name for fault in (*train.faults, *test.faults)),
         details={
             "top1": top1,
             "train_samples": len(train),
-            "classes": count_classes(train, test),
-            "majority": guesses["majority"],
+            "classes": classes,
+            "majority": chance["majority"],
             **details,
+            **guesses.told(called),
         },
+        pictures=no_pictures if images is None else class_pictures(guesses, called, images),
         bootstrap_seed=seed,
     )

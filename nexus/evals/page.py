@@ -5,36 +5,44 @@ no bar. Pictures are those of the tasks, of the model alone.
 """
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-from nexus.drawing.images import data_uri, thumbnail
+from nexus.drawing.images import smallest_uri, thumbnail
 from nexus.drawing.page import document, escaped, percent, section
 from nexus.evals.results import Entry
 from nexus.evals.task import EvalPicture
 
-WIDEST = 1500
+WIDEST, READABLE = 1500, 640
+"""Most pixels of a picture, and the fewest that it is shown at where it has so many."""
 TABLE = """
 What the frozen features are worth, with the 95 % interval over the test images, and the same on raw pixels.
 Where two intervals overlap widely, the difference may be chance.
 """
+NONE = "–"
 SHORT = 80
 """Longest text among the figures of a task."""
 
 
 def eval_page(result: Entry, pictures: Mapping[str, Iterable[EvalPicture]]) -> str:
     """The page of a result of `nexus.evaluate`, with the pictures of each task by its name."""
-    title = f"Evaluation of {result['model']}"
+    title = f"Evaluation of {short(result['model'])}"
     parts = [_header(title, result), section("What was measured", TABLE, _table(result["table"]))]
-    parts += [_task(name, result[name], list(drawn)) for name, drawn in pictures.items()]
+    parts += [_task(name, result[name], list(drawn), result["split"]) for name, drawn in pictures.items()]
     return document(title, "\n".join(parts))
 
 
 def verdict(result: Entry) -> str:
     """One sentence: the first task's headline, and raw pixels beside it."""
     first, *others = result["table"]
-    own = f"{first['task']} on {result['data']}: {first['metric']} {_value(first)}"
+    own = f"{first['task']} on {short(result['data'])}: {first['metric']} {_value(first)}"
     raw = next((row for row in others if row["task"] == first["task"]), None)
     return f"{own}, raw pixels {_value(raw)}." if raw else f"{own}."
+
+
+def short(place: str) -> str:
+    """The last part of a path; anything else as it is."""
+    return Path(place).name or place
 
 
 def _header(title: str, result: Entry) -> str:
@@ -76,9 +84,12 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 def _track(row: Mapping[str, Any]) -> str:
-    """A bar with whiskers for a share; nothing for other units and for what is no number."""
+    """A bar with whiskers for a share, what guessing gives for other units, nothing for what is no number."""
     low, high = row["interval"]
-    if row["unit"] != "%" or any(value is None or value != value for value in (row["value"], low, high)):
+    if row["unit"] != "%":
+        guess = _number(row["chance"], row["unit"])
+        return "" if guess == NONE else f'<small class="guess">guessing: {guess}</small>'
+    if any(value is None or value != value for value in (row["value"], low, high)):
         return ""
     chance = row["chance"]
     dashed = "" if chance is None else f'<i class="chance" style="left:{100 * chance:.2f}%"></i>'
@@ -94,28 +105,35 @@ def _value(row: Mapping[str, Any]) -> str:
 
 def _number(value: float | None, unit: str) -> str:
     if value is None or value != value:
-        return "–"
+        return NONE
     return percent(value) if unit == "%" else f"{value:.3g} {escaped(unit)}"
 
 
-def _task(name: str, found: Entry, pictures: list[EvalPicture]) -> str:
-    """The pictures of a task and its plain figures; nothing for a task that has neither."""
-    figures = "".join(
-        f"<figure><h3>{escaped(one.title)}</h3>"
-        f'<div class="frame"><img src="{data_uri(thumbnail(one.image, WIDEST), "PNG")}" '
-        f'alt="{escaped(one.title)}"></div><figcaption>{escaped(one.caption)}</figcaption></figure>\n'
-        for one in pictures
-    )
-    plain = {key: value for key, value in found.items() if _is_plain(key, value)}
+def _task(name: str, found: Entry, pictures: list[EvalPicture], split: str) -> str:
+    """The pictures of a task and its plain figures; its split where it is not the `split` of the page."""
+    figures = "".join(map(_figure, pictures))
+    plain = {key: value for key, value in found.items() if key != found["metric"] and _is_plain(key, value)}
     lines = "".join(
         f'<tr><th scope="row">{escaped(key.replace("_", " "))}</th><td>{escaped(_text(value))}</td></tr>'
         for key, value in plain.items()
     )
     table = f'<table class="settings">{lines}</table>' if lines else ""
-    return section(name, found.get("split", ""), f'<div class="sheets">{figures}</div>{table}')
+    own = found.get("split", "")
+    return section(name, "" if own == split else own, f'<div class="sheets">{figures}</div>{table}')
 
 
-SAID = {"metric", "unit", "higher_is_better", "interval", "samples", "value", "split", "chance"}
+def _figure(picture: EvalPicture) -> str:
+    """A picture at its own size, smaller where the page is narrower, but never too small to read."""
+    image = thumbnail(picture.image, WIDEST)
+    size = f"max-width:{image.width}px;min-width:{min(READABLE, image.width)}px"
+    return (
+        f"<figure><h3>{escaped(picture.title)}</h3>"
+        f'<div class="frame"><img src="{smallest_uri(image)}" style="{size}" alt="{escaped(picture.title)}">'
+        f"</div><figcaption>{escaped(picture.caption)}</figcaption></figure>\n"
+    )
+
+
+SAID = {"metric", "unit", "higher_is_better", "interval", "samples", "value", "split", "chance", "top1"}
 """Figures that stand in the table already."""
 
 
@@ -126,4 +144,6 @@ def _is_plain(key: str, value: Any) -> bool:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

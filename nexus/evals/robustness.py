@@ -13,7 +13,7 @@ test set). The paper divides errors by AlexNet's; we do not, we have no AlexNet.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,6 +29,7 @@ from nexus.data.datasets import ImageDataset, available_splits, open_dataset
 from nexus.data.datasets.splits import canonical
 from nexus.errors import ConfigError, DataError, choose
 from nexus.evals.class_mapping import match_classes, read_mapping
+from nexus.evals.class_pictures import ClassImages, by_name, draw_classes
 from nexus.evals.classifiers import FITS, Classifier
 from nexus.evals.context import EvalContext
 from nexus.evals.corruptions import KINDS, CorruptedDataset
@@ -36,7 +37,8 @@ from nexus.evals.corruptions.sheet import corruption_sheet
 from nexus.evals.knn import KNNConfig
 from nexus.evals.linear import LinearConfig
 from nexus.evals.logreg import LogRegConfig
-from nexus.evals.metrics import classification, labelled, rank_of_truth
+from nexus.evals.metrics import class_names, classification, labelled, rank_of_truth
+from nexus.evals.mistakes import Guesses, Guessing
 from nexus.evals.task import EvalPicture, Task, TaskResult
 from nexus.features import Features
 from nexus.features.view import NATIVE
@@ -86,10 +88,13 @@ class _Fitted:
     """A classifier, and what it was fitted to."""
 
     scores: Classifier
+    guesses: Guessing
     train: Features
     layers: int
-    classes: tuple[str, ...]
+    images: ImageDataset
+    """Those that it was fitted to."""
     count: int
+    """Classes."""
 
 
 def run(context: EvalContext, config: RobustnessConfig) -> TaskResult:
@@ -104,7 +109,8 @@ def run(context: EvalContext, config: RobustnessConfig) -> TaskResult:
     shifted = {name: _open(spec) for name, spec in zip(names, config.test_sets, strict=True)}
     fitted = _fit(context, config, train, test)
     base = _drawn(test, config.max_images, config.seed) if kinds else test
-    clean = _scored(fitted, context.features(base, layers=fitted.layers), config.seed)
+    features = context.features(base, layers=fitted.layers)
+    clean = _scored(fitted, features, config.seed, ClassImages(train, base))
     others = {
         name: _on_other(context, fitted, dataset, mapping, config.seed) for name, dataset in shifted.items()
     }
@@ -131,35 +137,40 @@ def _fit(context: EvalContext, config: RobustnessConfig, train: ImageDataset, te
     assert learned.labels is not None
     assert test.labels is not None
     count = int(max(int(learned.labels.max()), int(test.labels.max()))) + 1
-    return _Fitted(fit.fit(learned, settings, count, context.device), learned, layers, train.classes, count)
+    scores = fit.fit(learned, settings, count, context.device)
+    return _Fitted(scores, fit.guesses, learned, layers, train, count)
 
 
 def _scored(
     fitted: _Fitted,
     features: Features,
     seed: int,
+    images: ClassImages,
     allowed: Int[Tensor, " allowed"] | None = None,
     details: dict[str, Any] | None = None,
 ) -> TaskResult:
     """Accuracy on labelled features; of the classes only those `allowed` compete."""
     features = labelled(features, "test")
-    hits = _hits(fitted, features, allowed)
-    found = classification(hits, fitted.train, features, {"classifier": "clean", **(details or {})}, seed)
+    hits, guesses = _answers(fitted, features, allowed)
+    details = {"classifier": "clean", **(details or {})}
+    found = classification(hits, fitted.train, features, details, seed, guesses, images)
     if allowed is None:
         return found
     return replace(found, chance=1 / len(allowed), chance_means=f"one of {len(allowed):,} classes")
 
 
-def _hits(
+def _answers(
     fitted: _Fitted, features: Features, allowed: Int[Tensor, " allowed"] | None = None
-) -> Float[Tensor, " samples"]:
+) -> tuple[Float[Tensor, " samples"], Guesses]:
+    """Whether each image is a hit, as 0 or 1, and what was said of it."""
     assert features.labels is not None
     scores = fitted.scores(features)
     if allowed is not None:
         shut = torch.full((scores.shape[1],), -torch.inf)
         shut[allowed] = 0
         scores = scores + shut
-    return (rank_of_truth(scores, features.labels) < 1).float()
+    hits = (rank_of_truth(scores, features.labels) < 1).float()
+    return hits, fitted.guesses(features.names, scores, features.labels)
 
 
 # -- corruptions -----------------------------------------------------------------------------------
@@ -170,13 +181,17 @@ def _on_corrupted(
 ) -> TaskResult:
     """Mean accuracy over kinds and severities; one row of hits for each."""
     side = shown_side(context)
-    hits, features = [], None
+    hits, said, sets, features = [], [], [], None
     for kind in config.kinds:
         for severity in config.severities:
             made = CorruptedDataset(base, kind, severity, side, config.seed)
             features = labelled(context.features(made, layers=fitted.layers, keep=False), "test")
-            hits.append(_hits(fitted, features))
+            right, guesses = _answers(fitted, features)
+            hits.append(right)
+            said.append(guesses)
+            sets.append(made)
     assert features is not None
+    everything = Guesses.joined(said)
     table = torch.stack(hits)
     shares = table.mean(dim=1).view(len(config.kinds), len(config.severities)).tolist()
     accuracy = {
@@ -194,9 +209,24 @@ def _on_corrupted(
         "groups": _by_group(accuracy),
         "side": side,
     }
-    found = classification(table.mean(dim=0), fitted.train, features, details, config.seed)
+    found = classification(table.mean(dim=0), fitted.train, features, details, config.seed, everything)
     by_place = {(kind, int(s)): share for kind, row in accuracy.items() for s, share in row.items()}
-    return replace(found, pictures=_sheet(base, config, side, by_place))
+
+    def pictures() -> Iterator[EvalPicture]:
+        yield _sheet(base, config, side, by_place)
+        yield from _mistakes(everything, sets, fitted)
+
+    return replace(found, pictures=pictures)
+
+
+def _mistakes(said: Guesses, sets: Sequence[CorruptedDataset], fitted: _Fitted) -> Iterator[EvalPicture]:
+    """Confusion and worst mistakes over all corruptions; `said` has as many rows for each of `sets`."""
+    openers = [by_name(made) for made in sets]
+    rows = len(said.names) // len(sets)
+    called = class_names(fitted.count, fitted.images.classes)
+    yield from draw_classes(
+        said, called, lambda row: openers[row // rows](said.names[row]), of="corrupted test images"
+    )
 
 
 def _by_group(accuracy: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
@@ -225,21 +255,18 @@ def _drawn(dataset: ImageDataset, most: int, seed: int) -> ImageDataset:
 
 def _sheet(
     base: ImageDataset, config: RobustnessConfig, side: int, shares: dict[tuple[str, int], float]
-) -> Callable[[], Iterable[EvalPicture]]:
-    def draw() -> Iterable[EvalPicture]:
-        sample = base[0]
-        image = corruption_sheet(
-            sample.image,
-            config.kinds,
-            config.severities,
-            side,
-            name=sample.name,
-            seed=config.seed,
-            shares=shares,
-        )
-        yield EvalPicture("Corruptions", "One test image; below each, the accuracy on all of them.", image)
-
-    return draw
+) -> EvalPicture:
+    sample = base[0]
+    image = corruption_sheet(
+        sample.image,
+        config.kinds,
+        config.severities,
+        side,
+        name=sample.name,
+        seed=config.seed,
+        shares=shares,
+    )
+    return EvalPicture("Corruptions", "One test image; below each, the accuracy on all of them.", image)
 
 
 # -- other test sets -------------------------------------------------------------------------------
@@ -263,7 +290,7 @@ def _on_other(
 ) -> TaskResult:
     """Accuracy on the images of the classes that were learned."""
     assert dataset.labels is not None
-    found = match_classes(dataset.classes, fitted.classes, mapping)
+    found = match_classes(dataset.classes, fitted.images.classes, mapping)
     ours = np.array(
         [-1 if match is None else match for match in found] + [-1]
     )  # an unknown label is the last
@@ -286,4 +313,4 @@ def _on_other(
         "classes_without_counterpart": without[:50],
         "images_left_out": len(dataset) - len(kept),
     }
-    return _scored(fitted, features, seed, allowed, details)
+    return _scored(fitted, features, seed, ClassImages(fitted.images, part), allowed, details)

@@ -3,9 +3,11 @@
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from nexus.drawing.images import smallest_uri
 from nexus.evals import KNNConfig, evaluate
 from nexus.evals.page import eval_page, verdict
 from nexus.evals.task import EvalPicture
@@ -48,7 +50,10 @@ def result(*rows):
 
 
 def test_the_page_is_whole_and_escaped():
-    found = {**result(row(), row(features="raw pixels", value=0.25)), "a<b": {"split": "s", "steps": 7}}
+    found = {
+        **result(row(), row(features="raw pixels", value=0.25)),
+        "a<b": {"split": "s", "metric": "mAP", "mAP": 0.123, "steps": 7},
+    }
     page = eval_page(found, {"a<b": [EvalPicture("T", "C > c", Image.new("RGB", (9, 9)))]})
     parser = Balance()
     parser.feed(page)
@@ -59,7 +64,20 @@ def test_the_page_is_whole_and_escaped():
     assert "<m>" not in page
     assert "<script" not in page
     assert not re.search(r"https?://", page)
+    assert "steps" in page
+    assert "0.123" not in page  # the headline stands above
     assert verdict(found) == "a<b on d&d: mAP 50.0\u202f%, raw pixels 25.0\u202f%."
+
+
+def test_charts_stay_sharp_and_photographs_are_small():
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    assert smallest_uri(Image.new("RGB", (64, 64))).startswith("data:image/png")
+    assert smallest_uri(Image.fromarray(noise)).startswith("data:image/webp")
+
+
+def test_other_units_say_what_guessing_gives():
+    page = eval_page(result(row(unit="m", chance=0.75)), {})
+    assert "guessing: 0.75 m" in page
 
 
 @pytest.mark.parametrize("value", [None, float("nan")])
@@ -79,3 +97,4 @@ def test_evaluate_writes_it_beside_the_json(tmp_path):
     page = (tmp_path / "eval.html").read_text()
     assert "raw pixels" in page
     assert page.count("<tr") >= 3
+    assert "Confusion" in page

@@ -135,6 +135,13 @@ def test_wrong_settings_say_so(colours, tmp_path):
 def test_the_picture_shows_every_kind(colours):
     todo = plan(colours, "robustness", size=32, overrides={"robustness.probe": "knn"})
     (result,) = todo.run(todo.context(MeanColour())).values()
-    (picture,) = result.pictures()
-    assert picture.image.width > 4 * 112
-    assert picture.image.height > 5 * 112
+    sheet, confusion, mistakes = result.pictures()
+    assert sheet.image.width > 4 * 112
+    assert sheet.image.height > 5 * 112
+    assert "corrupted" in confusion.caption
+    names = [mistake["name"] for mistake in result.details["mistakes"]]
+    assert len(set(names)) == len(names) > 1  # the same image under another corruption is not another
+    counts = result.details["confusion"]["counts"]
+    assert sum(map(sum, counts)) == 15 * len(result.names)
+    assert sum(row[i] for i, row in enumerate(counts)) == pytest.approx(15 * len(result.names) * result.value)
+    assert mistakes.title == "Worst mistakes"
