@@ -31,6 +31,7 @@ from nexus.cli.options import (
     Tasks,
     TaskSettings,
     Workers,
+    with_more_sources,
 )
 from nexus.cli.options import option as _option
 from nexus.cli.plan_command import plan
@@ -140,6 +141,7 @@ def train(
         "log.profile": profile or None,
     }
     assignments = [f"{key}={value}" for key, value in flags.items() if value is not None]
+    data, settings = with_more_sources(data, overrides)
     result = run_training(
         data,
         out,
@@ -149,7 +151,7 @@ def train(
         resume=resume,
         init=init,
         overwrite=overwrite,
-        overrides=[*assignments, *(overrides or [])],
+        overrides=[*assignments, *settings],
     )
     raise typer.Exit(train_summary(result))
 

@@ -1,5 +1,6 @@
 """Options that several commands share, spelt the same everywhere."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -48,3 +49,17 @@ Limit = Annotated[int | None, option("most images of each split", group=WHAT, me
 Cache = Annotated[str | None, option("folder where features are kept, or off", group=MACHINE, metavar="DIR")]
 Seeds = Annotated[int, option("trainings of each probe (1)", group=LENGTH, metavar="N", least=1)]
 Overwrite = Annotated[bool, option("replace what --out holds", "--overwrite", group=RESULT)]
+
+
+def with_more_sources(data: str | None, words: list[str] | None) -> tuple[str | None, list[str]]:
+    """`--data a:0.7 b:0.3`: the shell hands the second source over among the settings.
+
+    Returns the whole data, and the settings that are left.
+    """
+    from nexus.data.datasets.address import has_weight
+
+    words = words or []
+    if data is None or not has_weight(data):
+        return data, words
+    more = [word for word in words if has_weight(word) and not re.match(r"\w+(\.\w+)*=", word)]
+    return " ".join([data, *more]), [word for word in words if word not in more]

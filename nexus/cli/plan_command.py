@@ -16,6 +16,7 @@ from nexus.cli.options import (
     Recipe,
     SomeDevice,
     option,
+    with_more_sources,
 )
 
 
@@ -50,10 +51,11 @@ def plan(
     if out is not None and out.exists() and not overwrite:
         raise RunError(f"{out} exists; choose another --out, or replace it with --overwrite")
     set_up()
-    words = [*(overrides or []), *([f"compute.device={device}"] if device else [])]
+    sources, settings = with_more_sources(data, overrides)
+    words = [*settings, *([f"compute.device={device}"] if device else [])]
     names = [name.strip() for name in budgets.split(",") if name.strip()]
     found = make_plan(
-        data,
+        sources or data,
         model=model,
         recipe=recipe,
         config=config,

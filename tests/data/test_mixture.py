@@ -127,6 +127,8 @@ def test_the_syntax(tmp_path, monkeypatch):
     assert data.weights == (Fraction(3, 4), Fraction(1, 4))
     assert data.description.startswith("mixture of 75 % a.tar, 4 images")
     assert len(open_dataset("synthetic:n=4,size=16:3,b.tar:1")) == 6
+    assert open_dataset(" a.tar:0.75  b.tar:0.25").weights == data.weights
+    assert open_dataset("synthetic:n=4,size=16:3 b.tar:1, a.tar:2").weights == (3, 1, 2)
     assert open_dataset(["a.tar:2", "b.tar:1"]).weights == (2, 1)
     counts = Counter(data.order(0)[p] >= 4 for p in range(800))
     assert counts[True] == 200
@@ -147,9 +149,31 @@ def test_what_looks_like_a_weight_but_is_none(tmp_path, monkeypatch):
     assert at_commas("x-{1,2}.tar, y?window=-40,400") == ["x-{1,2}.tar", "y?window=-40,400"]
 
 
+def test_blanks_separate_behind_weights_only(tmp_path, monkeypatch):
+    from nexus.data.datasets.address import at_blanks
+
+    monkeypatch.chdir(tmp_path)
+    assert at_blanks("a:0.7 b:.3\tc:2") == ["a:0.7", "b:.3", "c:2"]
+    assert at_blanks("my photos:0.7 other photos:0.3") == ["my photos:0.7", "other photos:0.3"]
+    assert at_blanks("my photos") == ["my photos"]
+    assert at_blanks("my photos:1") == ["my photos:1"]
+    assert at_blanks("run:1 photos:0.7 b:1") == ["run:1", "photos:0.7", "b:1"]
+    assert at_blanks("run:1 photos") == ["run:1", "photos"]
+    (tmp_path / "run:1 photos").mkdir()
+    assert at_blanks("run:1 photos:0.7 b:1") == ["run:1 photos:0.7", "b:1"]
+    assert at_blanks("run:1 photos") == ["run:1 photos"]
+    assert at_blanks("http://host:8080/a.tar:2 s3://b/x.tar:1") == [
+        "http://host:8080/a.tar:2",
+        "s3://b/x.tar:1",
+    ]
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
+        ("a.tar:0.7 b.tar", "b.tar has no weight, but other sources have one"),
+        ("http://host:8080 b.tar:1", "http://host:8080 has no weight"),
+        ("odd:0.3 b.tar:1", "odd:0.3 has no weight, but other sources have one; .* such as odd:0.3:1"),
         ("a.tar:0.7,b.tar", "b.tar has no weight, but other sources have one; give every source one"),
         ("a.tar:0,b.tar:1", "weights must be above 0"),
         ("a.tar:1,b.tar:100000000", "none below a millionth"),
@@ -159,6 +183,7 @@ def test_wrong_weights(tmp_path, monkeypatch, spec, message):
     monkeypatch.chdir(tmp_path)
     tar(tmp_path, range(4), "a.tar")
     tar(tmp_path, range(4, 6), "b.tar")
+    (tmp_path / "odd:0.3").mkdir()
     with pytest.raises(DataError, match=message):
         open_dataset(spec)
 
@@ -181,3 +206,15 @@ def test_the_image_that_takes_anothers_place_is_of_its_source():
         first_usable(order, position, use)
         assert len(tried) == 6
         assert all(begin <= index < end for index in tried)
+
+
+def test_the_shell_parts_sources_at_blanks(tmp_path, monkeypatch):
+    from nexus.cli.options import with_more_sources
+
+    monkeypatch.chdir(tmp_path)
+    words = ["optim.lr=1e-3", "b?bands=1,2:0.2", "c:0.1", "log.every=:3"]
+    data, settings = with_more_sources("a:0.7", words)
+    assert data == "a:0.7 b?bands=1,2:0.2 c:0.1"
+    assert settings == ["optim.lr=1e-3", "log.every=:3"]
+    assert with_more_sources("a", ["b:0.3"]) == ("a", ["b:0.3"])
+    assert with_more_sources(None, None) == (None, [])

@@ -4,6 +4,7 @@
 
     SOURCES   SOURCE,SOURCE,...          commas inside braces and inside ?option=1,2 do not separate
     weighted  SOURCE:0.7,SOURCE:0.3      all of them or none; what stands behind the last colon is a number
+              SOURCE:0.7 SOURCE:0.3      behind a weight a blank separates too
     SOURCE    PATH:NAME?option=value&option=value
 
 What exists in the file system under the whole text is taken as it is, whatever characters it has.
@@ -20,6 +21,8 @@ from pathlib import Path
 from nexus.errors import DataError, unknown
 
 SYNTHETIC = "synthetic:"
+
+_WEIGHT = r"\d+\.?\d*|\.\d+"
 
 _NUMBER = re.compile(r"-?\d[\d.]*(&\w+=[^,]*)*(:[\d.]+)?")
 """What follows the comma in `?bands=3,2`, `?window=40,400&every=2` or `?bands=3,2:0.7`."""
@@ -68,7 +71,7 @@ def find(text: str) -> Address | None:
     plain = Path(text).expanduser()
     if exists(plain):
         return Address(plain)
-    if len(at_commas(text)) > 1:
+    if len(at_commas(text)) > 1 or len(at_blanks(text)) > 1:
         return None
     base, options = _options(text)
     path = Path(base).expanduser()
@@ -103,6 +106,33 @@ def at_commas(text: str) -> list[str]:
     return [part for part in parts if part]
 
 
+def at_blanks(text: str) -> list[str]:
+    """The parts of `a:0.7 b:0.3`: a blank separates behind a weight, unless it belongs to what exists.
+
+    `my photos:1` is one source, and so is `run:1 photos:0.7` if `run:1 photos` exists.
+    """
+    ends = [found.end() for found in re.finditer(rf":(?:{_WEIGHT})(?=\s|$)", text)]
+    parts: list[str] = []
+    begin = 0
+    for end in [*ends, len(text)]:
+        longer = [text[begin:later].strip() for later in {*ends, len(text)} if later > end]
+        if text[begin:end].strip() and not any(_is_there(part) for part in longer):
+            parts.append(text[begin:end].strip())
+            begin = end
+    return parts
+
+
+def _is_there(part: str) -> bool:
+    """Whether a source exists as it stands, or without its weight."""
+    bare = re.sub(rf":(?:{_WEIGHT})$", "", part)
+    return exists(Path(part).expanduser()) or exists(Path(bare).expanduser())
+
+
+def has_weight(part: str) -> bool:
+    """Whether a source ends in a weight."""
+    return _weight(part)[1] is not None
+
+
 def weighted(parts: Sequence[str]) -> tuple[list[str], list[Fraction] | None]:
     """The sources of a list and their weights; None where no part ends in `:NUMBER`.
 
@@ -124,7 +154,7 @@ def weighted(parts: Sequence[str]) -> tuple[list[str], list[Fraction] | None]:
 
 
 def _weight(part: str) -> tuple[str, Fraction | None]:
-    found = re.fullmatch(r"(.+):(\d+\.?\d*|\.\d+)", part)
+    found = re.fullmatch(rf"(.+):({_WEIGHT})", part, re.DOTALL)
     if not found or exists(Path(part).expanduser()) or re.fullmatch(r"[A-Za-z][\w+.-]+://[^/]*", found[1]):
         return part, None
     return found[1], Fraction(found[2])

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
-from nexus.data.datasets.address import SYNTHETIC, at_commas, braces, find, is_url, weighted
+from nexus.data.datasets.address import SYNTHETIC, at_blanks, at_commas, braces, find, is_url, weighted
 from nexus.data.datasets.base import ImageDataset
 from nexus.data.datasets.joined import JoinedDataset, MixtureDataset
 from nexus.data.datasets.kinds import SINGLE, images_source, recognise, tars_source
@@ -29,8 +29,8 @@ def open_dataset(
     """The images of a source, whatever it is.
 
     A path, a pattern, a URL, `synthetic:n=256,size=64`, or several of these, in a sequence or separated by
-    commas, with weights perhaps (`a:0.7,b:0.3`). `docs/data.md` lists every sort of file and folder, and
-    `nexus/data/datasets/kinds.py` says how it is recognised.
+    commas, with weights perhaps (`a:0.7,b:0.3` or `a:0.7 b:0.3`). `docs/data.md` lists every sort of file and
+    folder, and `nexus/data/datasets/kinds.py` says how it is recognised.
 
     `split` chooses one of `available_splits(spec)`; without it everything is opened. Raises `DataError` with
     what is wrong and the cure. Unusable images are not looked for here: they raise `ImageError` when read.
@@ -56,7 +56,7 @@ def _recognise(spec: Spec | Sequence[Spec]) -> Source:
     address = find(text)
     if address is not None:
         return recognise(address)
-    parts = at_commas(text)
+    parts = [source for part in at_commas(text) for source in at_blanks(part)]
     if len(parts) > 1:
         return _several(parts)
     if text.startswith(SYNTHETIC):
