@@ -32,8 +32,8 @@ def a_run(folder: Path, *, step: int = 10, **provenance: Any) -> Path:
 
 
 def row(**changes: Any) -> dict[str, Any]:
-    values = {"features": "model", "task": "knn", "top1": 0.783, "interval": [0.75, 0.81]}
-    return {**values, "samples": 636, "chance": 0.1, **changes}
+    values = {"features": "model", "task": "knn", "metric": "top1", "value": 0.783, "interval": [0.75, 0.81]}
+    return {**values, "unit": "%", "higher_is_better": True, "samples": 636, "chance": 0.1, **changes}
 
 
 def evaluation(folder: Path, *, older: bool = False, model: str | None = None) -> None:
@@ -101,19 +101,43 @@ def test_without_measurements_nothing_is_claimed(tmp_path: Path) -> None:
 def test_results_are_those_of_the_files(tmp_path: Path) -> None:
     run = a_run(tmp_path / "a")
     evaluation(run)
-    scores = {"step": 10, "knn": row(top1=0.5, samples=1234)}
+    scores = {"step": 10, "knn": row(value=0.5, samples=1234)}
     (run / "evals" / "step_0000010.json").write_text(json.dumps(scores))
-    (run / "evals" / "step_0000005.json").write_text(json.dumps({"step": 5, "knn": row(top1=0.9)}))
+    (run / "evals" / "step_0000005.json").write_text(json.dumps({"step": 5, "knn": row(value=0.9)}))
     (run / "evals" / "broken.json").write_text("{")
     (run / "evals" / "strange.json").write_text('{"table": [{"features": "model"}, 3]}')
     card = model_card(run)
     for line in (
-        "| labelled/ | model | knn | 78.3 | 75.0 – 81.0 | 636 |",
-        "| labelled/ | raw pixels | knn | 78.3 | 75.0 – 81.0 | 636 |",
-        "| labelled part, while training | teacher | knn | 50.0 | 75.0 – 81.0 | 1,234 |",
+        "| labelled/ | model | knn | top1 | 78.3 % | 75.0 % – 81.0 % | 636 |",
+        "| labelled/ | raw pixels | knn | top1 | 78.3 % | 75.0 % – 81.0 % | 636 |",
+        "| labelled part, while training | teacher | knn | top1 | 50.0 % | 75.0 % – 81.0 % | 1,234 |",
     ):
-        assert f"{line} 10.0 | these weights |" in card
+        assert f"{line} 10.0 % | these weights |" in card
     assert "90.0" not in card
+
+
+def test_any_task_is_told(tmp_path: Path) -> None:
+    """Depth in metres, lower is better; detection without chance; a row without a value is left out."""
+    run = a_run(tmp_path / "a")
+    depth = row(task="depth", metric="RMSE", unit="m", value=0.614, interval=[0.561, 0.67], chance=0.5142)
+    depth["higher_is_better"] = False
+    table = [depth, row(task="instance", metric="box AP", chance=None), row(task="empty", value=None)]
+    (run / "evals" / "eval.json").write_text(json.dumps({"model": str(run), "data": "d", "table": table}))
+    online = {"step": 10, "linear": row(), "segmentation": row(metric="mIoU")}
+    (run / "evals" / "step_0000010.json").write_text(json.dumps(online))
+    card = model_card(run)
+    for line in (
+        "| d | model | depth | RMSE (lower is better) | 0.614 m | 0.561 m – 0.67 m | 636 | 0.514 m |",
+        "| d | model | instance | box AP | 78.3 % | 75.0 % – 81.0 % | 636 |  |",
+        "| teacher | linear | top1 | 78.3 % |",
+        "| teacher | segmentation | mIoU | 78.3 % |",
+    ):
+        assert line in card
+    assert "empty" not in card
+    assert "Fairness, robustness and leakage" in card
+    table.append(row(task="robustness/clean"))
+    (run / "evals" / "eval.json").write_text(json.dumps({"model": str(run), "data": "d", "table": table}))
+    assert "Fairness and leakage" in model_card(run)
 
 
 def test_results_of_other_weights_say_so(tmp_path: Path) -> None:

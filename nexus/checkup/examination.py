@@ -6,12 +6,10 @@
     RUN/doctor.png       the curves with the limits of the book
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nexus import checkpoint
 from nexus.errors import RunError
 from nexus.health.book import BOOK
 from nexus.health.course import Course
@@ -19,6 +17,7 @@ from nexus.health.diagnosis import Diagnosis, diagnose
 from nexus.health.logs import read_log
 from nexus.health.selection import Choice, best_step
 from nexus.health.vitals import Vital, vitals
+from nexus.records import write_record
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def _written(examination: Examination, folder: Path, *, picture: bool, overwrite
     files = [report]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_atomic(report, json.dumps(examination.facts(), indent=1, allow_nan=False) + "\n")
+        write_record(report, examination.facts())
         if picture:
             from nexus.viz.vitals import vitals_figure
 

@@ -1,6 +1,5 @@
 """`nexus plan`: what a run will be and take, before it is run."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -42,10 +41,10 @@ def plan(
     overwrite: Overwrite = False,
 ) -> None:
     """Say what a run will be and take; try a few steps."""
-    from nexus import checkpoint
     from nexus.cli.show_plan import plan_tables
     from nexus.errors import RunError
     from nexus.log import set_up
+    from nexus.records import write_record
     from nexus.training.planning import plan as make_plan
 
     if out is not None and out.exists() and not overwrite:
@@ -67,5 +66,5 @@ def plan(
     plan_tables(found)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_atomic(out, json.dumps(found.as_json(), indent=1))
+        write_record(out, found.as_json())
         typer.echo(f"written to {out}")

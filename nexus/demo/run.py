@@ -1,6 +1,5 @@
 """The demo from end to end: train, measure, compare, picture, report."""
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,6 @@ from typing import Any
 
 import torch
 
-from nexus.checkpoint import write_atomic
 from nexus.config import build, read_yaml
 from nexus.demo.pictures import crop_sheets, photo_colors, tile_neighbors
 from nexus.demo.report import ReportContent, Score, ScoreRow, verdict, write_report
@@ -16,6 +14,7 @@ from nexus.demo.source import DEMO_NAME, demo_data
 from nexus.evals import LinearConfig, evaluate
 from nexus.log import logger
 from nexus.models.vision import VisionTransformer
+from nexus.records import write_record
 from nexus.training import TrainConfig, train
 from nexus.training.state import build_state
 from nexus.viz import read_metrics
@@ -62,7 +61,7 @@ def run_demo(out: str | Path, *, steps: int | None = None, overwrite: bool = Fal
     table = {row.name: {"knn": row.knn.value, "linear": _value(row.linear)} for row in content.rows}
     sentence = verdict(content)
     record = {"rows": table, "verdict": sentence, **scores}
-    write_atomic(folder / "evals" / "demo.json", json.dumps(record, indent=1))
+    write_record(folder / "evals" / "demo.json", record)
     return DemoResult(table, sentence, report, folder)
 
 

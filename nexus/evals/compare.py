@@ -1,13 +1,12 @@
 """`nexus compare`: the same tasks on several models, side by side."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from nexus.checkpoint import make_folder, write_atomic
+from nexus.checkpoint import make_folder
 from nexus.embedding import Encoder, load_backbone
 from nexus.embedding.fingerprint import weights_digest
 from nexus.errors import ConfigError
@@ -17,6 +16,7 @@ from nexus.evals.evaluation import Model, free_place, plan, table
 from nexus.evals.results import Entry, entry
 from nexus.evals.task import TaskResult
 from nexus.features import Progress
+from nexus.records import write_record
 
 BASELINE = "raw pixels"
 
@@ -73,7 +73,7 @@ def compare(
         "differences": as_json(differences(found)),
     }
     if file is not None:
-        write_atomic(file, json.dumps(result, indent=1) + "\n")
+        write_record(file, result)
     return result
 
 

@@ -1,6 +1,5 @@
 """`nexus.evaluate`: every task on one backbone, and on raw pixels to compare with."""
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from nexus.evals.registry import TASKS, task_configs, task_named, task_names
 from nexus.evals.results import Entry, entry, rows
 from nexus.evals.task import TaskResult
 from nexus.features import Progress, View, eval_mode, make_view, pick_device, place_on
+from nexus.records import write_record
 
 Model = str | Path | nn.Module
 
@@ -132,7 +132,7 @@ def evaluate(
         result["baseline"] = sources["raw pixels"] = {name: entry(one) for name, one in raw.items()}
     result["table"] = table(sources)
     if file is not None:
-        write_atomic(file, json.dumps(result, indent=1) + "\n")
+        write_record(file, result)
         if html:
             drawn = {name: one.pictures() for name, one in found.items()}
             write_atomic(file.with_suffix(".html"), eval_page(result, drawn))

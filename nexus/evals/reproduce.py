@@ -15,12 +15,13 @@ from typing import Any
 import yaml
 from torch import nn
 
-from nexus.checkpoint import make_folder, write_atomic
+from nexus.checkpoint import make_folder
 from nexus.config import Config, build
 from nexus.data.datasets.known.recognition import benchmark_of
 from nexus.errors import ConfigError, DataError, RunError, unknown
 from nexus.evals.evaluation import evaluate
 from nexus.features import Progress
+from nexus.records import write_record
 
 FIGURES = Path(__file__).with_name("published.yaml")
 STEPS = 12_500
@@ -146,7 +147,7 @@ def reproduce(
         rows += [_row(name, figure, part, found) for figure in part.figures]
     result = {"model": name, "limit": limit, "table": rows, "evaluations": evaluations}
     if file is not None:
-        write_atomic(file, json.dumps(result, indent=1) + "\n")
+        write_record(file, result)
     return result
 
 

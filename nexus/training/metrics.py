@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nexus import checkpoint
+from nexus.records import line_of
 
 
 class RunningMeans:
@@ -47,9 +48,8 @@ class RunningMeans:
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
-    """Add one JSON object as a line."""
-    text = json.dumps({key: _short(value) for key, value in record.items()}, allow_nan=False)
-    checkpoint.append(path, text + "\n")
+    """Add one JSON object as a line; NaN and infinities become null."""
+    checkpoint.append(path, line_of({key: _short(value) for key, value in record.items()}))
 
 
 def _short(value: Any) -> Any:
@@ -72,7 +72,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def truncate_after(path: Path, step: int) -> None:
     """Drop the lines of steps after `step`, which a resumed run is about to write again."""
     kept = [record for record in read_lines(path) if record["step"] <= step]
-    checkpoint.write_atomic(path, "".join(json.dumps(record) + "\n" for record in kept))
+    checkpoint.write_atomic(path, "".join(map(line_of, kept)))
 
 
 def sentence(record: dict[str, Any], steps: int) -> str:

@@ -1,12 +1,10 @@
 """What the teacher's features are worth, while it trains: the tasks of `nexus eval` on a fixed subset."""
 
-import json
 import time
 from pathlib import Path
 
 import numpy as np
 
-from nexus import checkpoint
 from nexus.data.datasets import ImageDataset
 from nexus.distributed import is_main, on_each, rank, world_size
 from nexus.errors import NexusError
@@ -18,6 +16,7 @@ from nexus.features import Features, View, eval_mode, extract, joined_features, 
 from nexus.log import logger
 from nexus.models.ssl import DINOv2
 from nexus.models.vision import VisionTransformer
+from nexus.records import write_record
 from nexus.training.config import TrainConfig
 from nexus.training.parallel import whole_backbone
 
@@ -98,14 +97,9 @@ class OnlineEvaluation:
             for name, config in self.tasks.items():
                 result = task_named(name).run(context, config)
                 found[name] = entry(result)
-                number = "{:.1f} %" if result.unit == "%" else "{:.3f} " + result.unit
-                scale = 100 if result.unit == "%" else 1
-                chance = f" (chance {number.format(scale * result.chance)})" if result.chance else ""
-                logger.info(
-                    "step %d  %s %s%s", step, _label(name), number.format(scale * result.value), chance
-                )
-        text = json.dumps({"step": step, **found}, indent=1)
-        checkpoint.write_atomic(self.folder / f"step_{step:07d}.json", text)
+                guess = "" if result.chance is None else f" (chance {_read(result.chance, result.unit)})"
+                logger.info("step %d  %s %s%s", step, _label(name), _read(result.value, result.unit), guess)
+        write_record(self.folder / f"step_{step:07d}.json", {"step": step, **found})
 
     def _say_if_long(self, seconds: float) -> None:
         """One line, once, where evaluating takes a large part of the time."""

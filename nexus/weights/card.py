@@ -158,7 +158,7 @@ def _results(folder: Path, provenance: dict[str, Any]) -> str:
             "and `nexus card RUN` then writes it here."
         )
     else:
-        head = ("data", "features", "task", "top-1 %", "95 % interval", "images", "chance %", "of")
+        head = ("data", "features", "task", "metric", "value", "95 % interval", "images", "chance", "of")
         text = _table(head, rows)
         text += "\n\nMeasured with frozen features on the images named, and not beyond them."
     return f"## Results\n\n{text}"
@@ -211,12 +211,13 @@ def _licence(report: LoadReport) -> str:
 
 def _limits(folder: Path, settings: dict[str, Any], provenance: dict[str, Any]) -> str:
     images = provenance.get("images")
+    robust = any(task.startswith("robustness") for _, _, task, *_ in _evaluations(folder))
     limits = [
         "The features reflect the images that it was trained on"
         + (f" ({images:,} of them)" if isinstance(images, int) else "")
         + "; how they do on others was "
         + ("measured only as far as the table above goes." if _has_results(folder) else "not measured."),
-        "Fairness, robustness and leakage of training images were not measured.",
+        f"Fairness{'' if robust else ', robustness'} and leakage of training images were not measured.",
         "It gives features, no labels: a classifier, a search or a clustering has to be built on them.",
     ]
     if provenance.get("step") != settings.get("schedule", {}).get("steps"):
@@ -232,13 +233,13 @@ def _has_results(folder: Path) -> bool:
 
 
 def _online(folder: Path, step: int | None) -> Iterator[tuple[str, ...]]:
-    """The last k-NN of the training itself."""
+    """The last evaluation of the training itself."""
     files = sorted((folder / "evals").glob("step_*.json"))
-    result = _json(files[-1]) if files else None
-    score = _score(result.get("knn")) if result else None
-    if result and score:
-        of = "these weights" if result.get("step") == step else f"step {result.get('step')}"
-        yield ("labelled part, while training", "teacher", "knn", *score, of)
+    result = (_json(files[-1]) if files else None) or {}
+    of = "these weights" if result.get("step") == step else f"step {result.get('step')}"
+    for task, found in result.items():
+        if score := _score(found):
+            yield ("labelled part, while training", "teacher", _inline(task), *score, of)
 
 
 def _evaluations(folder: Path) -> Iterator[tuple[str, ...]]:
@@ -257,14 +258,21 @@ def _evaluations(folder: Path) -> Iterator[tuple[str, ...]]:
                 yield (_inline(data), _inline(features), _inline(task), *score, of)
 
 
-def _score(row: Any) -> tuple[str, str, str, str] | None:
-    """Accuracy, interval, samples and chance; `None` for a row that has not all of them."""
+def _score(row: Any) -> tuple[str, ...] | None:
+    """Metric, value, interval, samples and chance; `None` for what is no row or has no value."""
     try:
-        low, high = row["interval"]
-        interval = f"{100 * low:.1f} – {100 * high:.1f}"
-        return f"{100 * row['top1']:.1f}", interval, f"{row['samples']:,}", f"{100 * row['chance']:.1f}"
+        (low, high), unit = row["interval"], row["unit"]
+        arrow = "" if row["higher_is_better"] else " (lower is better)"
+        value, spread = _value(row["value"], unit), " – ".join(_value(end, unit) for end in (low, high))
+        chance = "" if row["chance"] is None else _value(row["chance"], unit)
+        return f"{_inline(row['metric'])}{arrow}", value, spread, f"{row['samples']:,}", chance
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def _value(value: float, unit: str) -> str:
+    """A share in percent, anything else with three digits and its unit."""
+    return f"{100 * value:.1f} %" if unit == "%" else f"{value:.3g} {_inline(unit)}".rstrip()
 
 
 def _json(path: Path) -> dict[str, Any] | None:

@@ -8,7 +8,18 @@ import pytest
 from tests.house.sources import modules, tree
 
 LAYERS = [
-    {"errors", "shapes", "config", "schedules", "distributed", "devices", "log", "checkpoint", "drawing"},
+    {
+        "errors",
+        "shapes",
+        "config",
+        "schedules",
+        "distributed",
+        "devices",
+        "log",
+        "checkpoint",
+        "records",
+        "drawing",
+    },
     {"data", "models.vision", "losses", "health"},
     {"models.ssl"},
     {"weights", "features", "embedding"},
