@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import IO, NamedTuple, cast
+from typing import IO, cast
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
@@ -29,6 +29,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from pydantic import Field
 
 from nexus.config import Config
+from nexus.data.header import Header, plain_jpeg
 from nexus.errors import ImageError
 
 Stream = io.BufferedIOBase
@@ -106,23 +107,12 @@ def decode_with(
             raise ImageError(name, _reason(error, data[:64])) from error
 
 
-class Header(NamedTuple):
-    """What a file says of itself: sides as stored, Pillow's mode and format, EXIF orientation 1..8."""
-
-    width: int
-    height: int
-    mode: str
-    format: str
-    orientation: int
-
-    @property
-    def upright(self) -> tuple[int, int]:
-        """`(width, height)` after the orientation was applied."""
-        return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
-
-
 def read_header(data: bytes, name: str, limits: ImageLimits = DEFAULT_LIMITS) -> Header:
     """The header of an image file; the errors of `decode_image` as far as it shows them."""
+    plain = plain_jpeg(data)
+    if plain is not None:
+        check_size(plain.width, plain.height, name, limits)
+        return plain
     _check_scans(data, name)
     with _pillow(limits):
         try:

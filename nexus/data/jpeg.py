@@ -10,7 +10,7 @@ import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
 
-from nexus.data.images import Header
+from nexus.data.header import Header
 
 _NOT_UPRIGHT = 5
 """The first EXIF orientation that exchanges width and height."""

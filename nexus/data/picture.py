@@ -23,9 +23,9 @@ import numpy as np
 from jaxtyping import Bool, Float32, Shaped, UInt8
 from PIL import Image
 
+from nexus.data.header import Header
 from nexus.data.images import (
     DEFAULT_LIMITS,
-    Header,
     ImageLimits,
     check_size,
     decode_image,
