@@ -6,6 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from nexus.cli.show_evals import number
+
 
 def run(name: str, data: str, out: Path | None, **settings: Any) -> None:
     """Evaluate a released model as published, and print both figures. `settings` left out are None."""
@@ -21,16 +23,16 @@ def run(name: str, data: str, out: Path | None, **settings: Any) -> None:
 def reproduction(result: dict[str, Any], place: Path | None = None) -> None:
     """One row a figure: published, measured with its interval; then how protocols differ, and the file."""
     console = Console(soft_wrap=True, markup=False, highlight=False)
-    table = Table(title=f"{result['model']}: published and measured, %")
+    table = Table(title=f"{result['model']}: published and measured")
     for column in ("benchmark", "figure", "published", "measured", "95 % interval", "images"):
         table.add_column(column, justify="left" if column in ("benchmark", "figure") else "right")
     for row in result["table"]:
-        low, high = (f"{100 * value:.1f}" for value in row["interval"])
+        low, high = (number(value, row["unit"]) for value in row["interval"])
         table.add_row(
             row["benchmark"],
             row["what"],
-            f"{100 * row['published']:.1f}",
-            f"{100 * row['measured']:.1f}",
+            f"{number(row['published'], row['unit'])} {row['unit']}",
+            f"{number(row['measured'], row['unit'])} {row['unit']}",
             f"{low} – {high}",
             f"{row['samples']:,}",
         )

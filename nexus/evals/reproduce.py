@@ -1,8 +1,9 @@
 """Published figures beside ours: `nexus eval --reproduce dinov2_vits14 --data IMAGENET,IMAGENET-R`.
 
-Each place that the user names is recognised as a benchmark (`nexus/data/datasets/known`); what the authors
+Each place that the user names is recognised as a benchmark (`nexus/evals/benchmarks.py`); what the authors
 publish about the model on it (`nexus/evals/published.yaml`, with sources) is then evaluated with the
-published settings: 224 pixels, all four inputs and thirteen rates of the linear probe, 12,500 steps.
+published settings, as far as ours have them: 224 pixels, all four inputs and thirteen rates of the linear
+probe, 12,500 steps; of dense tasks the heads, sizes and steps.
 """
 
 import json
@@ -10,22 +11,35 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from torch import nn
 
 from nexus.checkpoint import make_folder
 from nexus.config import Config, build
-from nexus.data.datasets.known.recognition import benchmark_of
 from nexus.errors import ConfigError, DataError, RunError, unknown
+from nexus.evals.benchmarks import known_benchmark
 from nexus.evals.evaluation import evaluate
 from nexus.features import Progress
 from nexus.records import write_record
 
 FIGURES = Path(__file__).with_name("published.yaml")
 STEPS = 12_500
+"""Of the linear probe."""
 SIZE = 224
+DENSE = {
+    "ADE20K": {
+        "heads": ["linear", "ms"],
+        "crop": 518,
+        "resolution": 518,
+        "iterations": 40_000,
+        "learning_rates": [1e-3],
+    },
+    "NYUv2": {"heads": ["linear", "linear4", "dpt"], "resolution": 480, "iterations": 38_400},
+    "KITTI": {"heads": ["linear", "linear4", "dpt"], "resolution": 375, "iterations": 38_400},
+}
+"""Settings of segmentation and depth that are published; sides become whole patches."""
 TRAINED_ON = "ImageNet-1k"
 """Where the classifier comes from that is tested on shifted images."""
 
@@ -46,7 +60,15 @@ class Figure(Config):
     ours: str
     """Where our evaluation differs."""
     values: dict[str, float]
-    """Percent, by the name of the model."""
+    """In percent, or in `unit`, by the name of the model."""
+    part: str = ""
+    """Which part of the task's result it is; empty for the headline."""
+    unit: Literal["%", "m"] = "%"
+    """Of the values."""
+
+    def of(self, name: str) -> float:
+        """The value of a model: a share in 0..1, or metres."""
+        return self.values[name] / 100 if self.unit == "%" else self.values[name]
 
 
 @cache
@@ -81,7 +103,7 @@ def plan_of(name: str, data: str | Path | Sequence[str | Path]) -> list[Todo]:
     figures = figures_of(name)
     texts = [str(data)] if isinstance(data, str | Path) else [str(place) for place in data]
     places = [part.strip() for text in texts for part in text.split(",") if part.strip()]
-    there = {place: benchmark_of(Path(place).expanduser()) for place in places}
+    there = {place: known_benchmark(place) for place in places}
     wanted = dict.fromkeys(figure.benchmark for figure in figures)
     strange = [place for place, benchmark in there.items() if benchmark not in wanted]
     if strange or not there:
@@ -120,9 +142,9 @@ def reproduce(
 ) -> dict[str, Any]:
     """Evaluate a released model as its authors did, and put both figures side by side.
 
-    The result has `model`, `table` (one row a figure: `benchmark`, `what`, `published` and `measured` in
-    0..1, `interval`, `samples`, `source`, how), and the whole `evaluations`. `model` stands for the
-    weights if they are not those of the name. `settings` and `overrides` as in `nexus.evaluate`, over the
+    The result has `model`, `table` (one row a figure: `benchmark`, `what`, `unit`, `published` and `measured`
+    in 0..1 or metres, `interval`, `samples`, `source`, how), and the whole `evaluations`. `model` stands for
+    the weights if they are not those of the name. `settings` and `overrides` as in `nexus.evaluate`, over the
     published ones. Data are looked for before the weights. Raises as `nexus.evaluate`.
     """
     todo = plan_of(name, data)
@@ -156,6 +178,8 @@ def _protocol(part: Todo) -> list[str]:
     tasks = {figure.task for figure in part.figures}
     steps = [f"min_steps={STEPS}", f"max_steps={STEPS}"]
     found = [f"linear.{setting}" for setting in steps] if "linear" in tasks else []
+    for task in tasks & {"segmentation", "depth"}:
+        found += [f"{task}.{key}={json.dumps(value)}" for key, value in DENSE[part.benchmark].items()]
     if "robustness" in tasks:
         sets = json.dumps(list(part.shifted.values()))
         found += ["robustness.corruptions=[]", f"robustness.test_sets={sets}"]
@@ -169,10 +193,12 @@ def _row(name: str, figure: Figure, part: Todo, found: Mapping[str, Any]) -> dic
         first, *_ = part.shifted
         place = Path(part.shifted[figure.benchmark]).name
         entry = entry if figure.benchmark == first else entry["parts"][place]
+    entry = entry["parts"][figure.part] if figure.part else entry
     return {
         "benchmark": figure.benchmark,
         "what": figure.what,
-        "published": figure.values[name] / 100,
+        "unit": figure.unit,
+        "published": figure.of(name),
         "measured": entry["value"],
         "interval": entry["interval"],
         "samples": entry["samples"],
