@@ -161,17 +161,28 @@ def _train(
 
 
 def batches(
-    config: TrainConfig, dataset: ImageDataset, start_step: int, device: torch.device
+    config: TrainConfig,
+    dataset: ImageDataset,
+    start_step: int,
+    device: torch.device,
+    resident: ResidentImages | None = None,
 ) -> Generator[Batch]:
-    """Normalised batches on the device, from a step to the end of the run."""
+    """Normalised batches on the device, from a step to the end of the run.
+
+    `resident` are the images of the data set, where they lie on the device already.
+    """
     mean, std = (torch.tensor(values, device=device) for values in config.data.normalization)
-    with closing(_crops(config, dataset, start_step, device)) as crops:
+    with closing(_crops(config, dataset, start_step, device, resident)) as crops:
         for batch in crops:
             yield batch.recoloured().normalized(mean, std)
 
 
 def _crops(
-    config: TrainConfig, dataset: ImageDataset, start_step: int, device: torch.device
+    config: TrainConfig,
+    dataset: ImageDataset,
+    start_step: int,
+    device: torch.device,
+    resident: ResidentImages | None,
 ) -> Generator[Batch] | OnDevice:
     """Batches of bytes on the device, from the engine that the settings name."""
     side = config.crops.global_size // vit_config(config.model, config.crops.global_size).patch_size
@@ -185,7 +196,7 @@ def _crops(
         world_size=world_size(),
     )
     if config.data.engine == "resident":
-        images = ResidentImages.read(dataset, device)
+        images = resident or ResidentImages.read(dataset, device)
         return ResidentBatches(images, config.crops, order, masker, config.schedule.batch_size)(sampler)
     on_device = config.data.engine == "device"
     augmentation = MultiCropAugmentation(

@@ -14,6 +14,7 @@ import torch
 
 from nexus.config import build, from_dotted, merge
 from nexus.data.datasets import ImageDataset
+from nexus.data.resident import ResidentImages
 from nexus.log import logger
 from nexus.training.config import Schedules, TrainConfig
 from nexus.training.footprint import available_memory, likely_memory
@@ -62,6 +63,27 @@ class _Try:
     peak: int
 
 
+@dataclass(frozen=True)
+class _Source:
+    """What all tries read from. What a run reads only once is read only once here, too."""
+
+    dataset: ImageDataset
+    device: torch.device
+    resident: ResidentImages | None
+    seconds: float
+    """What reading the resident images took."""
+
+    @classmethod
+    def of(cls, config: TrainConfig, dataset: ImageDataset, device: torch.device) -> "_Source":
+        if config.data.engine != "resident":
+            return cls(dataset, device, None, 0.0)
+        began = time.perf_counter()
+        images = ResidentImages.read(dataset, device)
+        seconds = time.perf_counter() - began
+        logger.info("plan  %s images read into memory in %.1f s", f"{len(dataset):,}", seconds)
+        return cls(dataset, device, images, seconds)
+
+
 def of_one_process(config: TrainConfig) -> TrainConfig:
     """The part of a run that one of its processes makes, as a run of its own."""
     batch, devices = config.schedule.batch_size // config.compute.devices, config.compute.devices
@@ -81,9 +103,11 @@ def rehearse(config: TrainConfig, dataset: ImageDataset, seconds: float = 8.0) -
     tries: list[_Try] = []
     images: int | None = min(_FIRST, most)
     try:
+        source = _Source.of(config, dataset, device)
         while images:
             last = images == most or len(tries) + 1 == _MOST_TRIES
-            tries.append(_try(config, dataset, device, images, seconds / (2 if last else 8)))
+            tries.append(_try(config, source, images, seconds / (2 if last else 8)))
+            logger.info("plan  a step of %d images at once: %.2f s", images, tries[-1].step)
             images = None if last else _next(tries, most, seconds)
     except torch.OutOfMemoryError:
         logger.info("plan  steps of %d images at once do not fit", images)
@@ -111,17 +135,16 @@ def _next(tries: list[_Try], most: int, seconds: float) -> int | None:
     return affordable if affordable > last else None
 
 
-def _try(
-    config: TrainConfig, dataset: ImageDataset, device: torch.device, images: int, seconds: float
-) -> _Try:
+def _try(config: TrainConfig, source: _Source, images: int, seconds: float) -> _Try:
     """Steps of `images` at once for about `seconds`, at least one after the first."""
+    device = source.device
     changes = {"schedule.batch_size": images, "schedule.accumulation": 1}
     small = build(TrainConfig, merge(config.model_dump(), from_dotted({**changes, "compute.compile": False})))
     before, began, worked = peak_memory(device), time.perf_counter(), time.process_time()
     state, schedules = build_state(small, device), Schedules(config)
     took: list[float] = []
     waited: list[float] = []
-    with closing(batches(small, dataset, 0, device)) as stream:
+    with closing(batches(small, source.dataset, 0, device, source.resident)) as stream:
         while len(took) < _fewest(took, seconds) or (sum(took[1:]) < seconds and len(took) <= _MOST_STEPS):
             start = time.perf_counter()
             batch = next(stream)
@@ -144,7 +167,7 @@ def _try(
         images=images,
         step=statistics.median(took[1:]),
         waited=sum(waited[1:]) / sum(took[1:]),
-        first=first,
+        first=source.seconds + first,
         steps=len(took) - 1,
         cores=(time.process_time() - worked) / (time.perf_counter() - began),
         before=before,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from nexus.cli import run as command_line
 from nexus.config import build
 from nexus.data.datasets import open_dataset
+from nexus.data.resident import ResidentImages
 from nexus.errors import ConfigError, DataError
 from nexus.training import TrainConfig, rehearsal
 from nexus.training.advice import advice, changes, fitting_recipe, smaller_architecture
@@ -105,7 +107,7 @@ def test_a_batch_too_long_to_try_is_scaled_up_from_smaller_ones(monkeypatch: pyt
     """A step that takes 1 s and 10 ms an image: 1,000 images are 11 s, though only a few were tried."""
     tried = []
 
-    def fake(config: Any, dataset: Any, device: Any, images: int, seconds: float) -> rehearsal._Try:
+    def fake(config: Any, source: Any, images: int, seconds: float) -> rehearsal._Try:
         tried.append(images)
         return rehearsal._Try(images, 1 + images / 100, 0.1, 2.0, 2, 1.0, GIB, GIB + (images << 20))
 
@@ -119,6 +121,27 @@ def test_a_batch_too_long_to_try_is_scaled_up_from_smaller_ones(monkeypatch: pyt
     assert found.scaled
     assert found.step == pytest.approx(2 * 11)
     assert found.memory > GIB + (900 << 20)
+
+
+def test_images_in_memory_are_read_once_for_all_tries(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    """And the time of it is part of the time to the end of the first step."""
+    reads = []
+
+    def slow(dataset: Any, device: Any) -> ResidentImages:
+        reads.append(len(dataset))
+        time.sleep(0.3)
+        return read(dataset, device)
+
+    read = ResidentImages.read
+    monkeypatch.setattr(rehearsal.ResidentImages, "read", slow)
+    changes = TINY | {"schedule.batch_size": 8, "data.engine": "resident"}
+    with caplog.at_level("INFO"):
+        found = plan("synthetic:n=22,size=40", recipe="smoke", overrides=changes, seconds=0.1).rehearsal
+    assert reads == [22]
+    assert found is not None
+    assert found.start > 0.3 + found.step
+    assert "22 images read into memory" in caplog.text
+    assert "a step of 2 images at once" in caplog.text
 
 
 @pytest.mark.parametrize(
