@@ -39,9 +39,14 @@ class LinearDepthHead(nn.Module):
             [torch.cat([m.patches, m.cls[..., None, None].expand_as(m.patches)], dim=1) for m in maps], dim=1
         )
         # A map of each pixel and bilinear weights, which sum to 1, may change places: 256 channels, not 2 D.
+        # With channels last a CPU enlarges them several times as fast.
         scores = F.interpolate(
-            self.classify(joined), scale_factor=UPSAMPLE, mode="bilinear", align_corners=False
+            self.classify(joined.contiguous(memory_format=torch.channels_last)),
+            scale_factor=UPSAMPLE,
+            mode="bilinear",
+            align_corners=False,
         )
-        weights = scores.relu() + FLOOR
-        weights = weights / weights.sum(dim=1, keepdim=True)
-        return torch.einsum("bkhw,k->bhw", weights, self.bins)[:, None]
+        # The sums over bins of weight and of weight * bin; the floor's part of each is known beforehand.
+        sums = torch.stack([torch.ones_like(self.bins), self.bins])
+        found = F.conv2d(scores.relu(), sums[:, :, None, None], FLOOR * sums.sum(1))
+        return found[:, 1:] / found[:, :1]
