@@ -22,10 +22,10 @@ import torch
 from torch import nn
 
 from benchmarks.seed_head import hardware
-from nexus.checkpoint import write_atomic
 from nexus.config import build, read_yaml
 from nexus.evals.compare import BASELINE, compare
 from nexus.log import set_up
+from nexus.records import write_record
 from nexus.training.config import TrainConfig
 from nexus.training.state import build_state
 
@@ -81,7 +81,7 @@ def main() -> None:
         asked = (wanted.only is None or row.pack in wanted.only) and row.model in models
         if asked and not file.exists():
             measured = measure(row, wanted.data / row.pack, models[row.model], wanted.limit)
-            write_atomic(file, json.dumps(measured, indent=1) + "\n")
+            write_record(file, measured)
         if file.exists():
             found.append(json.loads(file.read_text()))
     print(f"{hardware()}\n\n{markdown(found)}")
@@ -147,8 +147,10 @@ def _ahead(one: Json, task: str, other: str, higher_is_better: bool) -> str:
     return f"{'+' if number > 0 else ''}{_number(number, pair['unit'], bare=True)} ({low} – {high}){verdict}"
 
 
-def _number(value: float, unit: str, bare: bool = False) -> str:
-    """A share in percent with one digit, or the value with two; a real minus sign."""
+def _number(value: float | None, unit: str, bare: bool = False) -> str:
+    """A share in percent with one digit, or the value with two; a real minus sign; a dash for no number."""
+    if value is None:
+        return "–"
     text = f"{100 * value:.1f}" if unit == "%" else f"{value:.2f}"
     return text.replace("-", "−") + ("" if bare else f" {unit}")
 

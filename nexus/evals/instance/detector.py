@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import TwoMLPHead
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import MultiScaleRoIAlign
 
 from nexus.evals.instance.canvas import UNIT
@@ -68,37 +68,6 @@ class Pyramid(nn.Module):
         return found
 
 
-class BoxPredictor(nn.Module):
-    """Scores of all classes and one correction of the box, which all classes share.
-
-    Small data have a handful of objects of a class; what makes a box fit is much the same for all of them.
-    """
-
-    def __init__(self, width: int, classes: int) -> None:
-        super().__init__()
-        self.scores, self.deltas = nn.Linear(width, classes + 1), nn.Linear(width, 4)
-
-    def forward(self, regions: Float[Tensor, "regions width"]) -> tuple[Tensor, Tensor]:
-        """As torchvision wants it: logits with the background first, the correction once for each of them."""
-        scores = self.scores(regions)
-        return scores, self.deltas(regions).repeat(1, scores.shape[1])
-
-
-class MaskPredictor(nn.Module):
-    """One mask for all classes, nearly as good as one for each (He et al., arXiv 1703.06870, section 4.2)."""
-
-    def __init__(self, width: int, classes: int) -> None:
-        super().__init__()
-        self.classes = classes
-        self.layers = nn.Sequential(
-            nn.ConvTranspose2d(width, width, 2, stride=2), nn.ReLU(), nn.Conv2d(width, 1, 1)
-        )
-
-    def forward(self, regions: Float[Tensor, "regions width 14 14"]) -> Float[Tensor, "regions all 28 28"]:
-        """The same logits for every class and the background."""
-        return self.layers(regions).expand(-1, self.classes + 1, -1, -1)
-
-
 def level_names(finest: int) -> tuple[str, ...]:
     """What torchvision calls the levels, the finest first."""
     return tuple(str(number) for number in range(len(CELLS) - CELLS.index(finest)))
@@ -145,7 +114,7 @@ def _wired(classes: int, masks: bool, config: InstanceConfig, scale: Scale, side
         "rpn_post_nms_top_n_test": scale.proposals,
         "box_roi_pool": pool,
         "box_head": TwoMLPHead(scale.width * 7 * 7, scale.box_width),
-        "box_predictor": BoxPredictor(scale.box_width, classes),
+        "box_predictor": FastRCNNPredictor(scale.box_width, classes + 1),
         "box_score_thresh": config.min_score,
         "box_batch_size_per_image": min(512, scale.proposals),
     }
@@ -156,7 +125,7 @@ def _wired(classes: int, masks: bool, config: InstanceConfig, scale: Scale, side
         **settings,
         mask_roi_pool=MultiScaleRoIAlign(levels, output_size=14, sampling_ratio=2),
         mask_head=MaskRCNNHeads(scale.width, (scale.width,) * 4, 1),
-        mask_predictor=MaskPredictor(scale.width, classes),
+        mask_predictor=MaskRCNNPredictor(scale.width, scale.width, classes + 1),
     )
 
 
