@@ -19,6 +19,9 @@ SLOW = 50
 """Steps that a sign must last which a healthy start, or another illness on its way, shows for a while."""
 UNIFORM_GAP, UNIFORM_LOSS = 0.1, 0.02
 """Nats of entropy below ln K, and relative distance of the loss from ln K, that count as uniform."""
+NOT_SHARP_GAP, NOT_SHARP_LOSS = 0.4, 0.05
+"""The same where the teacher's temperature is not below the student's: nothing then leads away from uniform,
+and some runs only creep up to it."""
 ONE_HOT_SHARE, ONE_HOT_PROTOTYPES = 0.05, 2.0
 """Teacher entropy as a share of ln K, and prototypes in use, that count as one answer for all."""
 FEW_PROTOTYPES = 0.06
@@ -135,18 +138,25 @@ def momentum_too_high(course: Course) -> str | None:
 def uniform_collapse(course: Course) -> str | None:
     """Entropy and loss lie at ln K and do not leave it; the loss alone where there is no entropy."""
     steps = max(SLOW, patience(course))
-    if not _lasts(course, "dino", _at_uniform, steps):
+    near, below = (NOT_SHARP_LOSS, NOT_SHARP_GAP) if _not_sharp(course) else (UNIFORM_LOSS, UNIFORM_GAP)
+
+    def at_uniform(share: float) -> bool:
+        return abs(share - 1.0) < near
+
+    if not _lasts(course, "dino", at_uniform, steps):
         return None
     loss = f"DINO loss at {course.last('dino'):.3f} of ln K"
     if "gap" not in course:
-        return f"{loss} for {course.lasting('dino', _at_uniform):,} steps"
-    if not _lasts(course, "gap", lambda gap: gap < UNIFORM_GAP, steps) or _rises(course):
+        return f"{loss} for {course.lasting('dino', at_uniform):,} steps"
+    if not _lasts(course, "gap", lambda gap: gap < below, steps) or _rises(course):
         return None
     return f"teacher entropy {course.last('gap'):.2g} nats below ln K, {loss}{_temperatures(course)}"
 
 
-def _at_uniform(share: float) -> bool:
-    return abs(share - 1.0) < UNIFORM_LOSS
+def _not_sharp(course: Course) -> bool:
+    """Whether the teacher's temperature is known not to be below the student's."""
+    teacher, student = course.last("teacher_temp"), course.setting("objective.student_temp")
+    return teacher is not None and isinstance(student, int | float) and teacher >= student
 
 
 def _rises(course: Course) -> bool:

@@ -111,6 +111,14 @@ def test_a_healthy_run_is_not_ill(steps: int, until: float) -> None:
     assert "DINO at" in found.sentence
 
 
+def test_what_creeps_up_to_uniform_is_named_where_nothing_is_sharp() -> None:
+    """A gap of 0.3 nats is healthy under a sharp teacher, and uniform on its way under one that is not."""
+    creeping = UNIFORM | {"teacher__entropy": LN_K - 0.3, "loss__dino_local": LN_K * 0.77}
+    assert diagnose(course(**creeping)).name is None
+    assert diagnose(course(**creeping, teacher_temp=0.1)).name == "uniform-collapse"
+    assert diagnose(course(teacher_temp=0.1)).name is None, "a setting alone is no illness"
+
+
 @pytest.mark.parametrize("name", ["uniform-collapse", "one-hot-collapse", "dying-prototypes"])
 def test_the_first_steps_are_given_patience(name: str) -> None:
     assert not diagnose(course(1000, 0.01, every=1, **ILL[name])).ill
