@@ -13,7 +13,7 @@ teacher are cut alike, so the teacher's average, clipping and AdamW work on slic
 import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -41,12 +41,32 @@ def share(model: DINOv2, how: Parallel, device: torch.device) -> nn.Module:
     if how == "fsdp":
         return _sharded(model, _mesh(device))
     # Looking for unused parameters keeps the buckets as they are: else torch orders them anew after its first
-    # step, and a resumed run sums in another order. And the mask token is unused where iBOT is off.
+    # step, and a resumed run sums in another order. And some are unused: the mask token where iBOT is off.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
         return DistributedDataParallel(
-            model, broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=True
+            _WithSpare(model),
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+            find_unused_parameters=True,
         )
+
+
+class _WithSpare(nn.Module):
+    """The model, and a number beside it that nothing uses.
+
+    Where a step uses everything, torch's C++ advises users on stderr to drop `find_unused_parameters`, past
+    Python's warnings. With the number there is always something to be found, and the advice is not given.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        device = next(model.parameters()).device
+        self.model, self.spare = model, nn.Parameter(torch.zeros((), device=device))
+
+    def forward(self, *crops: Any, **settings: Any) -> Any:
+        """What the model gives."""
+        return self.model(*crops, **settings)
 
 
 def _sharded(model: DINOv2, mesh: DeviceMesh) -> nn.Module:
