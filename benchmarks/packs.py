@@ -152,6 +152,7 @@ def _number(value: float | None, unit: str, bare: bool = False) -> str:
     if value is None:
         return "–"
     text = f"{100 * value:.1f}" if unit == "%" else f"{value:.2f}"
+    text = text.lstrip("-") if float(text) == 0 else text
     return text.replace("-", "−") + ("" if bare else f" {unit}")
 
 
