@@ -131,6 +131,9 @@ class CropDrawer:
         around_one = [(max(0.0, 1 - strength), 1 + strength) for strength in strengths[:3]]
         ranges = np.array([*around_one, (-config.hue, config.hue)])[self.active]
         self.low, self.span = ranges[:, 0], ranges[:, 1] - ranges[:, 0]
+        self.yes_or_no = np.array(
+            [config.flip, config.vertical_flip, config.transpose, config.grayscale, config.jitter]
+        )
 
     def __call__(self, size: tuple[int, int], uniforms: Float[np.ndarray, "crops uniforms"]) -> CropTable:
         """The decisions for images of `size` = (width, height), as in PIL.
@@ -140,22 +143,29 @@ class CropDrawer:
         """
         config = self.config
         images = len(uniforms) // len(self.kinds)
-        scale, blur = np.tile(self.scale, (images, 1)), np.tile(self.blur, images)
+        scale, blur, solarize = self.scale, self.blur, self.solarize
+        if images > 1:
+            scale, blur, solarize = (
+                np.tile(scale, (images, 1)),
+                np.tile(blur, images),
+                np.tile(solarize, images),
+            )
         boxes = draw_boxes(size, scale, config.ratio, uniforms[:, : 4 * TRIES].reshape(-1, TRIES, 4))
         u = uniforms[:, 4 * TRIES :]
-        order, factors = self._jitter(u[:, 4] < config.jitter, u[:, 5:9], u[:, 9:13])
+        flip, vertical_flip, transpose, grayscale, jitter = (u[:, :5] < self.yes_or_no).T
+        order, factors = self._jitter(jitter, u[:, 5:9], u[:, 9:13])
         low, high = config.blur_sigma
         return CropTable(
             kinds=self.kinds * images,
             boxes=boxes,
-            flip=u[:, 0] < config.flip,
-            vertical_flip=u[:, 1] < config.vertical_flip,
-            transpose=u[:, 2] < config.transpose,
+            flip=flip,
+            vertical_flip=vertical_flip,
+            transpose=transpose,
             order=order,
             factors=factors,
-            grayscale=u[:, 3] < config.grayscale,
+            grayscale=grayscale,
             blur=np.where(u[:, 13] < blur, low + (high - low) * u[:, 14], 0.0),
-            solarize=u[:, 15] < np.tile(self.solarize, images),
+            solarize=u[:, 15] < solarize,
         )
 
     def _jitter(
@@ -169,7 +179,7 @@ class CropDrawer:
         places = ranks[:, :count].argsort(axis=1)
         factors = self.low + self.span * amounts[:, :count]
         order = np.where(chosen[:, None], self.active[places], -1)
-        return order, np.take_along_axis(factors, places, axis=1)
+        return order, factors[np.arange(len(places))[:, None], places]
 
 
 def draw_boxes(
@@ -189,12 +199,15 @@ def draw_boxes(
     aspect = np.exp(low + (high - low) * uniforms[:, :, 1])
     w, h = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
     fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
-    first = fits.argmax(axis=1)
-    rows = np.arange(len(first))
+    rows, first = np.arange(len(fits)), fits.argmax(axis=1)
     w, h, drawn = w[rows, first], h[rows, first], uniforms[rows, first]
-    top, left = np.floor(drawn[:, 2] * (height - h + 1)), np.floor(drawn[:, 3] * (width - w + 1))
-    boxes = np.stack([top, left, h, w], axis=1).astype(np.int64)
-    boxes[~fits.any(axis=1)] = _central(width, height, ratio)
+    boxes = np.empty((len(fits), 4), np.int64)
+    boxes[:, 0] = drawn[:, 2] * (height - h + 1)  # whole numbers from here on: the rest is cut off
+    boxes[:, 1] = drawn[:, 3] * (width - w + 1)
+    boxes[:, 2], boxes[:, 3] = h, w
+    fitting = fits[rows, first]
+    if not fitting.all():
+        boxes[~fitting] = _central(width, height, ratio)
     return boxes
 
 
