@@ -183,7 +183,9 @@ def _globals(
         seen = f"student: {hidden} of {len(masks[index])} patches hidden"
         _text(sheet, (left, top), seen, _color(index), 15)
         sheet.paste(_hide(crop, masks[index]), (left, top + HEADING))
-        _lines(sheet, (left, top + HEADING + GLOBAL_SIDE + 6), _wide(crops.parameters[index]), 13)
+        _lines(
+            sheet, (left, top + HEADING + GLOBAL_SIDE + 6), _wide(crops.parameters[index]), 13, GLOBAL_SIDE
+        )
 
 
 def _locals(sheet: Image.Image, crops: MultiCrops, corner: tuple[int, int], columns: int) -> None:
@@ -197,7 +199,7 @@ def _locals(sheet: Image.Image, crops: MultiCrops, corner: tuple[int, int], colu
         top = corner[1] + HEADING + row * (LOCAL_SIDE + LOCAL_TEXT * LINE + 2 * GAP)
         sheet.paste(_picture(pixels, LOCAL_SIDE), (left, top))
         _tab(sheet, (left, top, left + LOCAL_SIDE, top + LOCAL_SIDE), index + 2)
-        _lines(sheet, (left, top + LOCAL_SIDE + 6), caption(crops.parameters[index + 2]), 12)
+        _lines(sheet, (left, top + LOCAL_SIDE + 6), caption(crops.parameters[index + 2]), 12, LOCAL_SIDE)
 
 
 def shown_channels(pixels: Pixels) -> UInt8[np.ndarray, "height width 3"]:
@@ -240,10 +242,13 @@ def _pairs(words: list[str]) -> list[str]:
     return ["   ".join(words[start : start + 2]) for start in range(0, len(words), 2)]
 
 
-def _lines(sheet: Image.Image, corner: tuple[int, int], lines: list[str], size: int) -> None:
+def _lines(sheet: Image.Image, corner: tuple[int, int], lines: list[str], size: int, width: int) -> None:
+    """Lines below each other, each in letters small enough for `width` pixels."""
     for number, line in enumerate(line for line in lines if line):
         color = INK if number == 0 else FAINT
-        _text(sheet, (corner[0], corner[1] + number * LINE), line, color, size)
+        long = ImageDraw.Draw(sheet).textlength(line, font=ImageFont.load_default(size))
+        fitting = min(size, int(size * width / long))
+        _text(sheet, (corner[0], corner[1] + number * LINE), line, color, fitting)
 
 
 def _text(sheet: Image.Image, corner: tuple[int, int], text: str, color: Color, size: int) -> None:
