@@ -32,7 +32,8 @@ from nexus.data.images import (
     decode_with,
     read_header,
 )
-from nexus.data.jpeg import fast_pixels
+from nexus.data.jpeg import fast_pixels, turned
+from nexus.data.png import deep_png
 from nexus.errors import ImageError
 
 Channels = Literal["rgb", "native"]
@@ -129,7 +130,10 @@ class EncodedPicture(Picture):
 
     def values(self) -> Shaped[np.ndarray, "height width chans"]:
         """Decoded as stored; the errors of `nexus.data.images.decode_image`."""
-        return _with_channels(np.array(decode_with(self.data, self.name, self.limits, _plain)))
+        values = _with_channels(np.array(decode_with(self.data, self.name, self.limits, _plain)))
+        deep = deep_png(self.data)
+        deep = None if deep is None else turned(deep, self.header.orientation)
+        return values if deep is None or deep.shape != values.shape else deep
 
 
 class ArrayPicture(Picture):

@@ -1,6 +1,8 @@
 """What sources hand to the crop engine: sizes from headers, pixels by stated rules."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -55,6 +57,36 @@ def test_native_channels_of_files(image, chans, kind):
     assert rgb.dtype == np.uint8
     if chans == 3 or (chans == 1 and kind == np.uint8):
         assert (native == rgb).all()
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("chans", [3, 4])
+def test_colour_pngs_of_16_bits_keep_them(chans: int, orientation: int) -> None:
+    values = np.random.default_rng(0).integers(0, 65536, (20, 30, chans), dtype=np.uint16)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = deep_png_file(values, exif.tobytes()[6:])
+    picture = EncodedPicture(data, "x", look=Look("native"))
+    upright = values if orientation == 1 else np.rot90(values, -1)
+    assert np.array_equal(picture.values(), upright)
+    assert np.allclose(picture.pixels(), upright / 65535, atol=1e-6)
+    assert EncodedPicture(data, "x").pixels().dtype == np.uint8
+    for end in (len(data) // 2, len(data) - 40):
+        with pytest.raises(ImageError):
+            EncodedPicture(data[:end], "x", look=Look("native")).pixels()
+
+
+def deep_png_file(values: np.ndarray, exif: bytes) -> bytes:
+    """Chunk by chunk, as the format's specification says."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    height, width, chans = values.shape
+    head = struct.pack(">IIBBBBB", width, height, 16, 2 if chans == 3 else 6, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    body = chunk(b"IHDR", head) + chunk(b"eXIf", exif) + chunk(b"IDAT", zlib.compress(rows))
+    return b"\x89PNG\r\n\x1a\n" + body + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize(
