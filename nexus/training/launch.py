@@ -142,7 +142,8 @@ def _main_first(settle: Callable[[], tuple[ImageDataset, Tree]]) -> tuple[ImageD
         return settings
 
     settings = on_main(on_this)
-    on_each(lambda: None if is_main() else settled.append(open_data(settings)[0]))
+    look = build(TrainConfig, settings).data.look
+    on_each(lambda: None if is_main() else settled.append(open_data(settings)[0].seen_as(look)))
     return settled[0], settings
 
 

@@ -224,3 +224,19 @@ def test_a_mean_of_ones_own_is_used_for_rgb_too(tmp_path: Path) -> None:
     assert load(tmp_path / "a").normalization == ((0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
     run(tmp_path / "b", schedule__steps=1)
     assert lines(tmp_path / "a")[0]["loss"] != lines(tmp_path / "b")[0]["loss"]
+
+
+def test_two_processes_train_on_all_channels(tmp_path: Path) -> None:
+    """With gloo, as one process does: the same measured channels, the same losses."""
+    data = five_floats(tmp_path)
+    losses, channels = [], []
+    for devices in (1, 2):
+        out = tmp_path / f"{devices}"
+        run(out, data, **SHORT, compute__devices=devices, compute__precision="fp32", compute__timeout=120)
+        losses.append([line["loss/ibot"] + line["loss/dino_local"] for line in lines(out)])
+        config = read_yaml(out / "config.yaml")
+        channels.append((config["model"]["in_chans"], config["data"]["mean"], config["data"]["std"]))
+    assert channels[0] == channels[1]
+    assert channels[0][0] == 5
+    assert len(losses[0]) == 2
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
