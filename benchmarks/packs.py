@@ -5,7 +5,7 @@
     python -m benchmarks.packs ... --limit 20                      # does it run?
 
 One row is one call of `nexus compare`'s Python door. Which model looks at which pack stands in `ROWS`, and
-was written down before any result was there; settings were tried on parts of training images only. The
+was written down before any result was there; settings were chosen on parts of training images. The
 untrained model has the architecture and the first weights of the trained one: it is what that run was at step
 0. A row takes a few minutes on one core. Rows that lie in `--out` already are not repeated; the table is
 printed at the end.
