@@ -36,8 +36,6 @@ log = logging.getLogger(__name__)
 
 HEADLINE_K = 20
 """The k of the headline, fixed beforehand: the best of several k would be chosen on the test set."""
-QUERIES = 512
-"""Queries that are compared with the bank at once."""
 CHUNK_NUMBERS = 1 << 25
 """Similarities held at once: 128 MiB in float32."""
 
@@ -65,8 +63,11 @@ def nearest(
     k: int,
     chunk: int | None = None,
 ) -> tuple[Float[Tensor, "queries neighbors"], Int[Tensor, "queries neighbors"]]:
-    """Cosine similarity and row of the `k` nearest of `bank`, nearest first, `chunk` queries at a time."""
-    return nearest_rows(F.normalize(bank, dim=1), F.normalize(queries, dim=1), k, chunk=chunk or QUERIES)
+    """Cosine similarity and row of the `k` nearest of `bank`, nearest first, `chunk` queries at a time.
+
+    Left out, as many as suit the device.
+    """
+    return nearest_rows(F.normalize(bank, dim=1), F.normalize(queries, dim=1), k, chunk=chunk)
 
 
 def knn_scores(
@@ -76,11 +77,10 @@ def knn_scores(
     classes: int,
     k: Sequence[int] = (10, 20, 100, 200),
     temperature: float = 0.07,
-    chunk: int | None = None,
 ) -> dict[int, Float[Tensor, "queries classes"]]:
     """The class scores for each `k`; those larger than the bank become its size."""
     sizes = _clip(k, len(bank))
-    similarity, index = nearest(bank, queries, sizes[-1], chunk)
+    similarity, index = nearest(bank, queries, sizes[-1])
     weights = (similarity / temperature).softmax(dim=1)
     labels = bank_labels[index]
     scores = {}
