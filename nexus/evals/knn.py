@@ -36,8 +36,8 @@ log = logging.getLogger(__name__)
 
 HEADLINE_K = 20
 """The k of the headline, fixed beforehand: the best of several k would be chosen on the test set."""
-CHUNK_NUMBERS = 1 << 25
-"""Similarities held at once: 128 MiB in float32."""
+CHUNK_NUMBERS = 1 << 23
+"""Neighbours, or scores of classes, held at once: 32 MiB of each in float32."""
 
 
 class KNNConfig(Config):
@@ -201,7 +201,7 @@ def _votes(
     assert test.labels is not None
     classes = count_classes(train, test)
     bank, bank_labels = train.cls.to(device), train.labels.to(device)
-    rows = max(1, CHUNK_NUMBERS // max(len(bank), classes * len(sizes)))
+    rows = max(1, CHUNK_NUMBERS // max(sizes[-1], classes * len(sizes)))
     parts: dict[int, list[_Voted]] = {k: [] for k in sizes}
     for part in torch.arange(len(test)).split(rows):
         queries, labels = test.cls[part], test.labels[part].to(device)
