@@ -1,10 +1,12 @@
 """Tiny runs for the tests of the trainer: in this process, or in children that can be killed."""
 
+import faulthandler
 import hashlib
 import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -65,7 +67,9 @@ class Child:
 
     def __init__(self, *arguments: str, workers: str = "fork", step_seconds: float = 0.0) -> None:
         self.beats, sender = FORKS.Pipe(duplex=False)
-        settings = (sender, arguments, workers, step_seconds)
+        handle, self.stacks = tempfile.mkstemp()
+        os.close(handle)
+        settings = (sender, arguments, workers, step_seconds, self.stacks)
         self.process: ForkServerProcess = FORKS.Process(target=_main, args=settings)
         self.process.start()
         sender.close()
@@ -78,6 +82,7 @@ class Child:
             self.signal(signal.SIGKILL)
         self.process.kill()
         self.process.join(10)
+        os.unlink(self.stacks)
 
     def wait_for_steps(self, count: int) -> bool:
         """Wait until that many steps have begun; False if the child ended before."""
@@ -93,8 +98,12 @@ class Child:
         os.killpg(self.process.pid, number)
 
     def join(self, seconds: float = 60) -> int | None:
-        """Its exit code; None if it hangs."""
+        """Its exit code; None if it hangs, and then what it hangs in is printed."""
         self.process.join(seconds)
+        if self.process.exitcode is None and self.process.pid is not None:
+            os.kill(self.process.pid, signal.SIGUSR2)
+            time.sleep(1)
+            sys.stderr.write(Path(self.stacks).read_text())
         return self.process.exitcode
 
 
@@ -108,11 +117,14 @@ def start(
     return Child("train", *arguments, *assignments, workers=workers, step_seconds=step_seconds)
 
 
-def _main(beats: Connection, arguments: tuple[str, ...], workers: str, step_seconds: float) -> None:
+def _main(
+    beats: Connection, arguments: tuple[str, ...], workers: str, step_seconds: float, stacks: str
+) -> None:
     from nexus.cli import main
     from nexus.training import loop
 
     os.setsid()
+    faulthandler.register(signal.SIGUSR2, file=os.open(stacks, os.O_WRONLY), all_threads=True)
     multiprocessing.set_start_method(workers, force=True)
     os.set_blocking(beats.fileno(), False)
     step = loop.train_step

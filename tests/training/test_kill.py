@@ -30,6 +30,14 @@ def evals(out: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in sorted((out / "evals").iterdir())}
 
 
+def appeared(out: Path, pattern: str) -> bool:
+    """Whether such a file is there, or was until a moment ago."""
+    try:
+        return any(out.glob(pattern))
+    except FileNotFoundError:  # a folder that was listed got its name while it was looked into
+        return True
+
+
 def kill_somewhere(child: runs.Child, out: Path, rng: random.Random) -> bool:
     """SIGKILL after some steps: at a random moment, or in the middle of writing. False: it had ended."""
     alive = child.wait_for_steps(rng.randint(1, 6))
@@ -38,7 +46,7 @@ def kill_somewhere(child: runs.Child, out: Path, rng: random.Random) -> bool:
     else:
         pattern = rng.choice(["checkpoints/.writing-*", ".*.writing", "checkpoints/.writing-*/*"])
         deadline = time.monotonic() + 0.5
-        while time.monotonic() < deadline and not any(out.glob(pattern)):
+        while time.monotonic() < deadline and not appeared(out, pattern):
             pass
     child.signal(signal.SIGKILL)
     child.join()
