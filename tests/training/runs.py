@@ -97,8 +97,11 @@ class Child:
         """Send a signal to the child and to its loader workers."""
         os.killpg(self.process.pid, number)
 
-    def join(self, seconds: float = 60) -> int | None:
-        """Its exit code; None if it hangs, and then what it hangs in is printed."""
+    def join(self, seconds: float = 90) -> int | None:
+        """Its exit code; None if it hangs, and then what it hangs in is printed.
+
+        Longer than the 60 seconds after which an image, and who reads it, are given up.
+        """
         self.process.join(seconds)
         if self.process.exitcode is None and self.process.pid is not None:
             os.kill(self.process.pid, signal.SIGUSR2)
