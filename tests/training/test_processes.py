@@ -90,9 +90,16 @@ def command(out: Path, *more: str) -> subprocess.Popen[str]:
     )
 
 
+def has_checkpoint(out: Path) -> bool:
+    try:
+        return any(out.glob("checkpoints/step_*"))
+    except FileNotFoundError:  # --overwrite removes the earlier run's folder while it is looked into
+        return False
+
+
 def wait_for_checkpoint(out: Path) -> None:
     deadline = time.monotonic() + 120
-    while not list(out.glob("checkpoints/step_*")):
+    while not has_checkpoint(out):
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
