@@ -67,7 +67,10 @@ def _usage(error: BaseException) -> str:
     option = getattr(error, "option_name", "")
     if "." in option:
         return f"no option {option}; settings are written without dashes: {option.lstrip('-')}=VALUE"
-    if option and context:
+    named = option.lstrip("-")
+    if context and named in (one.name for one in context.command.params if one.param_type_name == "argument"):
+        text = f"no option {option}; this command takes its {named} without a name before it"
+    elif option and context:
         known = [name for parameter in context.command.params for name in parameter.opts]
         guess = nearest(option, [name for name in known if name.startswith("--")])
         text = f"no option {option}" + (f"; did you mean {guess}?" if guess else "")

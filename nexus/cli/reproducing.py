@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from nexus.cli.show_evals import number
+from nexus.figures import number, quantity
 
 
 def run(name: str, data: str, out: Path | None, **settings: Any) -> None:
@@ -31,8 +31,8 @@ def reproduction(result: dict[str, Any], place: Path | None = None) -> None:
         table.add_row(
             row["benchmark"],
             row["what"],
-            f"{number(row['published'], row['unit'])} {row['unit']}",
-            f"{number(row['measured'], row['unit'])} {row['unit']}",
+            quantity(row["published"], row["unit"]),
+            quantity(row["measured"], row["unit"]),
             f"{low} – {high}",
             f"{row['samples']:,}",
         )

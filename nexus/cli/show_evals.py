@@ -7,6 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from nexus.cli.show import terminal
+from nexus.figures import number
 
 Row = dict[str, Any]
 
@@ -30,14 +31,14 @@ def comparison(result: Row, place: Path | None = None) -> None:
         left = column in ("task", "metric", "A", "B", "better")
         table.add_column(column, justify="left" if left else "right")
     for one in found:
-        low, high = (number(value, one["unit"], sign=True) for value in one["interval"])
+        low, high = (number(value, one["unit"], sign="+") for value in one["interval"])
         verdict = one["better"] or ("same answers" if one["same_answers"] else "not told apart")
         table.add_row(
             one["task"],
             one["metric"],
             one["a"],
             one["b"],
-            number(one["difference"], one["unit"], sign=True),
+            number(one["difference"], one["unit"], sign="+"),
             f"{low} – {high}",
             "< 0.001" if one["p_adjusted"] < 0.001 else f"{one['p_adjusted']:.3f}",
             verdict,
@@ -45,12 +46,6 @@ def comparison(result: Row, place: Path | None = None) -> None:
     say(table)
     say("better: adjusted p below 0.05 and an interval without zero, for images like these")
     _written(place, "compare.json")
-
-
-def number(value: float, unit: str, sign: bool = False) -> str:
-    """A share times 100 with one digit, anything else with three."""
-    plus = "+" if sign else ""
-    return f"{100 * value:{plus}.1f}" if unit == "%" else f"{value:{plus}.3f}"
 
 
 def _scores(rows: Sequence[Row], title: str) -> Table:

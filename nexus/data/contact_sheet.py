@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Shaped, UInt8
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
 from nexus.data.crops.config import PRESETS, preset
@@ -22,6 +22,7 @@ from nexus.data.masking import BlockMasker, MaskConfig
 from nexus.data.multicrop import MultiCropAugmentation, MultiCrops
 from nexus.data.picture import Pixels
 from nexus.data.transforms import as_rgb
+from nexus.drawing.text import font_of
 from nexus.errors import ImageError, NexusError
 
 Color = tuple[int, int, int]
@@ -162,7 +163,7 @@ def _box(sheet: Image.Image, corners: tuple[int, int, int, int], index: int) -> 
 def _tab(sheet: Image.Image, corners: tuple[int, int, int, int], index: int) -> None:
     """The crop's number: upper right corner of a global box, upper left of a local one."""
     draw = ImageDraw.Draw(sheet)
-    label, font = _name(index), ImageFont.load_default(13)
+    label, font = _name(index), font_of(13)
     wide = int(draw.textlength(label, font=font)) + 8
     x, y = (corners[2] - wide if index < 2 else corners[0]), corners[1]
     draw.rectangle((x, y, x + wide, y + 17), fill=_color(index))
@@ -246,13 +247,12 @@ def _lines(sheet: Image.Image, corner: tuple[int, int], lines: list[str], size: 
     """Lines below each other, each in letters small enough for `width` pixels."""
     for number, line in enumerate(line for line in lines if line):
         color = INK if number == 0 else FAINT
-        long = ImageDraw.Draw(sheet).textlength(line, font=ImageFont.load_default(size))
-        fitting = min(size, int(size * width / long))
+        fitting = min(size, int(size * width / font_of(size).getlength(line)))
         _text(sheet, (corner[0], corner[1] + number * LINE), line, color, fitting)
 
 
 def _text(sheet: Image.Image, corner: tuple[int, int], text: str, color: Color, size: int) -> None:
-    ImageDraw.Draw(sheet).text(corner, text, fill=color, font=ImageFont.load_default(size))
+    ImageDraw.Draw(sheet).text(corner, text, fill=color, font=font_of(size))
 
 
 def _color(index: int) -> Color:

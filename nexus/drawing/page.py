@@ -3,6 +3,7 @@
 import html
 
 from nexus.drawing.style import CSS
+from nexus.figures import quantity
 
 
 def document(title: str, body: str) -> str:
@@ -28,4 +29,4 @@ def escaped(text: str) -> str:
 
 def percent(value: float) -> str:
     """A share in 0..1 as people read it, with a narrow space before the sign."""
-    return f"{100 * value:.1f}\u202f%"
+    return quantity(value, "%", gap="\u202f")

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from nexus.drawing.images import smallest_uri, thumbnail
-from nexus.drawing.page import document, escaped, percent, section
+from nexus.drawing.page import document, escaped, section
 from nexus.evals.results import Entry
 from nexus.evals.task import EvalPicture
+from nexus.figures import quantity
 
 WIDEST, READABLE = 1500, 640
 """Most pixels of a picture, and the fewest that it is shown at where it has so many."""
@@ -106,7 +107,7 @@ def _value(row: Mapping[str, Any]) -> str:
 def _number(value: float | None, unit: str) -> str:
     if value is None or value != value:
         return NONE
-    return percent(value) if unit == "%" else f"{value:.3g} {escaped(unit)}"
+    return quantity(value, escaped(unit), ".3g", gap="\u202f")
 
 
 def _task(name: str, found: Entry, pictures: list[EvalPicture], split: str) -> str:

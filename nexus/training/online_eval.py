@@ -13,6 +13,7 @@ from nexus.evals.registry import task_configs, task_named
 from nexus.evals.results import entry
 from nexus.evals.splits import labelled_splits, split_labelled
 from nexus.features import Features, View, eval_mode, extract, joined_features, place_on
+from nexus.figures import quantity
 from nexus.log import logger
 from nexus.models.ssl import DINOv2
 from nexus.models.vision import VisionTransformer
@@ -97,8 +98,10 @@ class OnlineEvaluation:
             for name, config in self.tasks.items():
                 result = task_named(name).run(context, config)
                 found[name] = entry(result)
-                guess = "" if result.chance is None else f" (chance {_read(result.chance, result.unit)})"
-                logger.info("step %d  %s %s%s", step, _label(name), _read(result.value, result.unit), guess)
+                guess = "" if result.chance is None else f" (chance {quantity(result.chance, result.unit)})"
+                logger.info(
+                    "step %d  %s %s%s", step, _label(name), quantity(result.value, result.unit), guess
+                )
         write_record(self.folder / f"step_{step:07d}.json", {"step": step, **found})
 
     def _say_if_long(self, seconds: float) -> None:
@@ -114,10 +117,6 @@ class OnlineEvaluation:
                 seconds,
                 100 * share,
             )
-
-
-def _read(value: float, unit: str) -> str:
-    return f"{100 * value:.1f} %" if unit == "%" else f"{value:.3f} {unit}".rstrip()
 
 
 def _label(task: str) -> str:

@@ -7,12 +7,14 @@ what was measured. What was not measured is said to be so.
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nexus import checkpoint
 from nexus.config import read_yaml
 from nexus.errors import RunError, WeightsError
+from nexus.figures import quantity
 from nexus.weights.download import sha256_of
 from nexus.weights.infer import architecture_name
 from nexus.weights.loading import LoadReport, read_report
@@ -261,18 +263,13 @@ def _evaluations(folder: Path) -> Iterator[tuple[str, ...]]:
 def _score(row: Any) -> tuple[str, ...] | None:
     """Metric, value, interval, samples and chance; `None` for what is no row or has no value."""
     try:
-        (low, high), unit = row["interval"], row["unit"]
+        (low, high), read = row["interval"], partial(quantity, unit=_inline(row["unit"]), digits=".3g")
         arrow = "" if row["higher_is_better"] else " (lower is better)"
-        value, spread = _value(row["value"], unit), " – ".join(_value(end, unit) for end in (low, high))
-        chance = "" if row["chance"] is None else _value(row["chance"], unit)
+        value, spread = read(row["value"]), " – ".join(map(read, (low, high)))
+        chance = "" if row["chance"] is None else read(row["chance"])
         return f"{_inline(row['metric'])}{arrow}", value, spread, f"{row['samples']:,}", chance
     except (KeyError, TypeError, ValueError):
         return None
-
-
-def _value(value: float, unit: str) -> str:
-    """A share in percent, anything else with three digits and its unit."""
-    return f"{100 * value:.1f} %" if unit == "%" else f"{value:.3g} {_inline(unit)}".rstrip()
 
 
 def _json(path: Path) -> dict[str, Any] | None:

@@ -58,6 +58,7 @@ def state(root: Path) -> dict[str, int]:
 CASES = [
     # the shape of the command
     ("nope", "no such command 'nope'"),
+    ("data crops --data x --out new.png", "no option --data; this command takes its data without a name"),
     ("train --dat x", "no option --dat; did you mean --data?"),
     ("train --optim.lr 3", "settings are written without dashes: optim.lr=VALUE"),
     ("train --steps abc", "'--steps': it should be a whole number"),

@@ -6,6 +6,7 @@ import pytest
 from torch import nn
 
 from nexus.evals.dense.choosing import train_with_best_rate
+from nexus.evals.dense.head_config import HeadConfig
 
 
 def chosen(worth_of_rate, rates, seeds=(3,)):
@@ -23,7 +24,7 @@ def chosen(worth_of_rate, rates, seeds=(3,)):
         calls.append(("worth", list(rows)))
         return [worth_of_rate[head.rate] for head in heads]
 
-    heads, details = train_with_best_rate("linear", 10, rates, seeds, 0.2, fit, worth)
+    heads, details = train_with_best_rate(HeadConfig(learning_rates=rates), seeds, "linear", 10, fit, worth)
     assert {head.rate for head in heads} == {details["learning_rate"]}
     assert len(heads) == len(seeds)
     return details, calls

@@ -77,14 +77,14 @@ def test_charts_stay_sharp_and_photographs_are_small():
 
 def test_other_units_say_what_guessing_gives():
     page = eval_page(result(row(unit="m", chance=0.75)), {})
-    assert "guessing: 0.75 m" in page
+    assert "guessing: 0.75\u202fm" in page
 
 
 @pytest.mark.parametrize("value", [None, float("nan")])
 def test_other_units_and_missing_values_have_no_bar(value):
     lone = result(row(unit="m", value=1.234, interval=[1, 2]), row(value=value, interval=[value, value]))
     page = eval_page(lone, {})
-    assert "1.23 m" in page
+    assert "1.23\u202fm" in page
     assert 'class="bar"' not in page
     assert "–" in page
 

@@ -10,6 +10,7 @@ from tests.house.sources import modules, tree
 LAYERS = [
     {
         "errors",
+        "figures",
         "shapes",
         "config",
         "schedules",

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from nexus.evals.dense.head_config import HeadConfig
 from nexus.evals.dense.splitting import held_out_rows
 
 log = logging.getLogger(__name__)
@@ -17,11 +18,10 @@ Head = TypeVar("Head", bound=nn.Module)
 
 
 def train_with_best_rate(
+    config: HeadConfig,
+    seeds: Sequence[int],
     name: str,
     images: int,
-    rates: Sequence[float],
-    seeds: Sequence[int],
-    held_out: float,
     fit: Callable[[Sequence[int], Sequence[int], Sequence[float]], list[Head]],
     worth: Callable[[list[Head], Sequence[int]], list[float]],
 ) -> tuple[tuple[Head, ...], dict[str, Any]]:
@@ -31,10 +31,10 @@ def train_with_best_rate(
     others: a score, or an error with a minus, NaN if it diverged. A single rate is taken as it is; of equal
     ones the larger.
     """
-    rates, details = tuple(dict.fromkeys(rates)), {}
-    rate = rates[0]
+    rates = tuple(dict.fromkeys(config.learning_rates))
+    rate, details = rates[0], {}
     if len(rates) > 1:
-        kept, held = held_out_rows(images, held_out, seeds[0])
+        kept, held = held_out_rows(images, config.held_out, seeds[0])
         scores = worth(fit(kept, [seeds[0]] * len(rates), rates), held[:MOST_HELD_OUT])
         rate = max((score == score, score, rate) for score, rate in zip(scores, rates, strict=True))[2]
         details["held_out"] = dict(zip(map(str, rates), map(abs, scores), strict=True))

@@ -4,13 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from nexus.config import Config, Share
-
-Positive = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(gt=0)]
+from nexus.evals.dense.head_config import HeadConfig, Positive, Rate
 
 
-class DepthConfig(Config):
+class DepthConfig(HeadConfig):
     """Which heads, for how long, which pixels count; and how depth maps are read."""
 
     heads: tuple[Literal["linear", "linear4", "dpt"], ...] = Field(default=("linear",), min_length=1)
@@ -19,18 +16,10 @@ class DepthConfig(Config):
     """Shorter side of the images in pixels; left out: the backbone's own size, but at least 16 patches."""
     iterations: Positive | None = None
     """Steps of training; left out: 25 passes over the images, between 500 and the official 38,400."""
-    batch_size: Positive = 16
-    """Crops in a step."""
-    views: Positive | None = None
-    """Random crops kept of each training image; left out: 8. More is nearer to fresh crops in every step."""
-    learning_rates: tuple[Rate, ...] = Field(default=(1e-3, 1e-2), min_length=1)
-    """The best on held-out training images is taken; a single one is taken as it is."""
     weight_decay: float = Field(default=1e-2, ge=0)
     """Of AdamW."""
     clip: Rate = 35.0
     """Largest norm of the gradient of a head."""
-    held_out: Share = 0.2
-    """Share of the training images that chooses the learning rate."""
     channels: Annotated[int, Field(ge=2)] = 256
     """Width of the DPT head."""
     min_depth: Rate = 1e-3
@@ -43,5 +32,3 @@ class DepthConfig(Config):
     """Average the prediction with that of the mirrored image."""
     scale: Rate | None = None
     """Stored numbers per metre; left out: as the data say, else 1000."""
-    seed: int = Field(default=0, ge=0)
-    """Of crops and weights; further seeds follow it."""

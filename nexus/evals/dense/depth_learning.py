@@ -101,11 +101,10 @@ def learn_depth(context: EvalContext, plan: DepthPlan, name: str) -> DepthPredic
     layers = last_layers(context.depth, 1) if name == "linear" else spread_layers(context.depth)
     bank = _bank(context, plan, layers)
     heads, chosen = train_with_best_rate(
+        config,
+        context.training_seeds(config.seed),
         name,
         len(plan.source.train),
-        config.learning_rates,
-        context.training_seeds(config.seed),
-        config.held_out,
         partial(_fit, context, plan, bank, name),
         partial(_worth, context, plan, layers),
     )

@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import matplotlib
 import numpy as np
 from jaxtyping import Bool, Float
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from nexus.data.dense import DenseDataset
+from nexus.drawing.text import font_of
 from nexus.evals.dense.label_pictures import GAP, INK, PAPER, ROWS, WIDTH, below, side_by_side
 from nexus.evals.task import EvalPicture
 
@@ -79,7 +80,7 @@ def draw_depth(
 
 def bar(low: float, high: float, colours: str, width: int) -> Image.Image:
     """A colour bar with metres at its ends and in the middle."""
-    font = ImageFont.load_default(13)
+    font = font_of(13)
     ramp = np.linspace(low, high, width)[None].repeat(14, 0)
     sheet = Image.new("RGB", (width, 44), PAPER)
     sheet.paste(coloured(ramp, np.ones_like(ramp, dtype=bool), low, high, colours), (0, 4))

@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Integer, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from nexus.data.dense import VOID, DenseDataset
+from nexus.drawing.text import font_of
 from nexus.evals.dense.confusion import Counts
 from nexus.evals.task import EvalPicture
 
@@ -94,7 +95,7 @@ def side_by_side(
     bands: Sequence[tuple[Sequence[Image.Image], str]], titles: Sequence[str], width: int = WIDTH
 ) -> Image.Image:
     """Rows of panels of one width, a title over each column and a line under each row; photographs first."""
-    font = ImageFont.load_default(13)
+    font = font_of(13)
     line = 20
     heights = [max(1, round(width * panels[0].height / panels[0].width)) for panels, _ in bands]
     total = line + sum(height + line + GAP for height in heights)
@@ -116,7 +117,7 @@ def side_by_side(
 
 def legend(names: Sequence[str], colours: UInt8[np.ndarray, "classes 3"], width: int) -> Image.Image:
     """A square of its colour and the name for each class, 40 of them at most."""
-    font = ImageFont.load_default(13)
+    font = font_of(13)
     shown = list(names)[:MOST_IN_LEGEND]
     more = len(names) - len(shown)
     lines = -(-(len(shown) + bool(more)) // LEGEND_COLUMNS)

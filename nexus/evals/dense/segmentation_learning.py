@@ -111,11 +111,10 @@ def learn_linear(context: EvalContext, plan: LabelPlan, name: str) -> Predictor:
     layers = last_layers(context.depth, 4 if name == "ms" else 1)
     bank = _bank(context, plan, layers)
     heads, chosen = train_with_best_rate(
+        config,
+        context.training_seeds(config.seed),
         name,
         len(plan.source.train),
-        config.learning_rates,
-        context.training_seeds(config.seed),
-        config.held_out,
         partial(_fit, context, plan, bank),
         partial(_worth, context, plan, layers),
     )

@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from nexus.drawing.images import thumbnail
+from nexus.drawing.text import font_of
 from nexus.drawing.tiles import GAP, HEADING, INK, PAPER
 from nexus.evals.instance.average_precision import Detections
 from nexus.evals.instance.extra import mask_tools
@@ -84,7 +85,7 @@ def _marked(
         pixels[inside] = 0.5 * pixels[inside] + 0.5 * np.array(COLOURS[int(label) % len(COLOURS)])
     small = thumbnail(Image.fromarray(pixels.astype(np.uint8)), SIDE)
     scale = small.width / image.width
-    pen, font = ImageDraw.Draw(small), ImageFont.load_default(size=11)
+    pen, font = ImageDraw.Draw(small), font_of(11)
     for box, label, name in zip(boxes * scale, labels, names, strict=True):
         colour = COLOURS[int(label) % len(COLOURS)]
         left, top, right, bottom = (float(edge) for edge in box)
