@@ -113,6 +113,8 @@ def configuration(trial: Trial, options: argparse.Namespace) -> TrainConfig:
 class Both:
     """Muon for the matrices inside the networks, AdamW for all else, behind one optimizer's face."""
 
+    defaults = {"fused": False}
+
     def __init__(self, adamw: torch.optim.Optimizer, networks: dict[str, nn.Module]) -> None:
         names = {p: name for network in networks.values() for name, p in network.named_parameters()}
         apart = ("patch_embed", "last_layer", "token", "pos_embed")
