@@ -2,6 +2,7 @@
 
     python -m benchmarks.small_scale --data CIFAR10/cifar10-train.tar.gz --results search.jsonl
     python -m benchmarks.small_scale ... --factors terms centering --seeds 0 1 2
+    python -m benchmarks.small_scale ... --factors prototypes --settings 4096
     python -m benchmarks.small_scale ... --report benchmarks/results/small_scale_DATE.md      # runs nothing
     python -m benchmarks.small_scale ... --images 256 --bank 200 --queries 100 --factors terms  # does it run?
 
@@ -90,6 +91,8 @@ def trials(options: argparse.Namespace) -> Iterator[Trial]:
         yield Trial("base", "base", {}, seed)
     for factor in options.factors:
         for setting, changes in FACTORS[factor].items():
+            if options.settings and setting not in options.settings:
+                continue
             for seed in options.seeds:
                 yield Trial(factor, setting, changes, seed)
 
@@ -306,6 +309,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--bank", type=int, default=8_000)
     parser.add_argument("--queries", type=int, default=4_000)
     parser.add_argument("--factors", nargs="*", default=list(FACTORS), choices=list(FACTORS))
+    parser.add_argument("--settings", nargs="*", help="of these factors, by name; left out: all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--report", type=Path, help="write the table of all results here; run nothing")
