@@ -116,8 +116,6 @@ def configuration(trial: Trial, options: argparse.Namespace) -> TrainConfig:
 class Both:
     """Muon for the matrices inside the networks, AdamW for all else, behind one optimizer's face."""
 
-    defaults = {"fused": False}
-
     def __init__(self, adamw: torch.optim.Optimizer, networks: dict[str, nn.Module]) -> None:
         names = {p: name for network in networks.values() for name, p in network.named_parameters()}
         apart = ("patch_embed", "last_layer", "token", "pos_embed")
@@ -129,6 +127,7 @@ class Both:
                 kept = {key: group[key] for key in ("lr_multiplier", "wd_multiplier", "last_layer")}
                 groups.append({"params": mine, **kept})
             group["params"] = [p for p in group["params"] if p not in matrices]
+        self.defaults = {"fused": False}
         self.parts = adamw, torch.optim.Muon(groups, lr=0.0, adjust_lr_fn="match_rms_adamw")
 
     @property
