@@ -132,8 +132,8 @@ def _settings(config: TrainConfig, model: VisionTransformer) -> dict[str, str]:
         "of their patches",
         "Prototypes": f"{config.objective.out_dim:,}, {config.objective.centering}",
         "Batch": f"{config.schedule.batch_size} images",
-        "Optimizer": f"AdamW, peak learning rate {peak:.2g}, weight decay {optim.weight_decay} to "
-        f"{optim.weight_decay_end}",
+        "Optimizer": f"{optim.optimizer}, peak learning rate {peak:.2g}, weight decay "
+        f"{optim.weight_decay} to {optim.weight_decay_end}",
         "Teacher": f"momentum {config.teacher.momentum} to {config.teacher.momentum_end}",
         "Seed": str(config.seed),
     }

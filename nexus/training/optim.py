@@ -24,6 +24,7 @@ from torch.distributed.tensor import DTensor
 
 from nexus.config import Config
 from nexus.models.ssl.base import BaseSSL
+from nexus.training.muon import MuonAndAdamW, is_hidden_matrix
 
 LEARNING_RATE_RULES = {
     "sqrt_1024": lambda batch: math.sqrt(batch / 1024),
@@ -36,8 +37,10 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimConfig(Config):
-    """AdamW, its learning rate and weight decay over the run."""
+    """The optimizer, its learning rate and weight decay over the run."""
 
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """`muon`: Muon for the matrices inside backbone and heads; the rest stays with AdamW."""
     lr: NonNegativeFloat = 4e-3
     """Peak learning rate before scaling by the batch."""
     lr_scaling: Literal["sqrt_1024", "linear_256", "none"] = "sqrt_1024"
@@ -70,7 +73,7 @@ class OptimConfig(Config):
 
 def parameter_groups(model: BaseSSL, config: OptimConfig) -> list[dict]:
     """Every trainable parameter in exactly one group; equal rules share a group."""
-    groups: dict[tuple[float, float, bool], dict] = {}
+    groups: dict[tuple[float, float, bool, bool], dict] = {}
     for network, module in model.trained_networks().items():
         depth = len(module.blocks) if network == "backbone" else 0  # type: ignore[arg-type]
         for name, parameter in module.named_parameters():
@@ -79,10 +82,9 @@ def parameter_groups(model: BaseSSL, config: OptimConfig) -> list[dict]:
             rate = learning_rate_multiplier(name, depth, config) if network == "backbone" else 1.0
             decay = 0.0 if _undecayed(name) else 1.0
             last = "last_layer" in name
-            group = groups.setdefault(
-                (rate, decay, last),
-                {"params": [], "lr_multiplier": rate, "wd_multiplier": decay, "last_layer": last},
-            )
+            muon = config.optimizer == "muon" and is_hidden_matrix(name, parameter)
+            rules = {"lr_multiplier": rate, "wd_multiplier": decay, "last_layer": last, "muon": muon}
+            group = groups.setdefault((rate, decay, last, muon), {"params": [], **rules})
             group["params"].append(parameter)
     return list(groups.values())
 
@@ -103,13 +105,13 @@ def _undecayed(name: str) -> bool:
     return name.endswith(".bias") or "norm" in name or "gamma" in name
 
 
-def build_optimizer(model: BaseSSL, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over all groups; learning rates are set anew at each step by `set_rates`."""
-    groups = parameter_groups(model, config)
+def build_optimizer(model: BaseSSL, config: OptimConfig) -> torch.optim.Optimizer:
+    """The optimizer over all groups; learning rates are set anew at each step by `set_rates`."""
+    groups, betas = parameter_groups(model, config), (config.beta1, config.beta2)
     fused = all(p.device.type in ("cuda", "cpu") for group in groups for p in group["params"])
-    return torch.optim.AdamW(
-        groups, lr=0.0, betas=(config.beta1, config.beta2), fused=fused, foreach=not fused
-    )
+    if config.optimizer == "muon":
+        return MuonAndAdamW(groups, betas, fused=fused)
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=fused, foreach=not fused)
 
 
 def set_rates(
@@ -136,7 +138,7 @@ def gradient_norms(networks: dict[str, nn.Module], clip: float) -> dict[str, Ten
 def step_where(finite: Bool[Tensor, ""], optimizer: torch.optim.Optimizer) -> None:
     """`optimizer.step()` where `finite` is true; else parameters, moments and step counts stay.
 
-    Fused optimizers look at a flag on the device, as for loss scaling. Others wait for the answer.
+    Fused optimizers look at a flag on the device, as for loss scaling. Others (Muon) wait for the answer.
     """
     if not optimizer.defaults["fused"]:
         if finite:

@@ -108,12 +108,14 @@ def build_state(config: TrainConfig, device: torch.device, *, resuming: bool = F
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str]) -> dict[str, Tensor]:
-    """AdamW's moments and step counts by parameter name, allocated as zeros where no step was taken yet."""
+    """Moments and step counts by parameter name, allocated as zeros where no step was taken yet."""
     tensors: dict[str, Tensor] = {}
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             state = optimizer.state[parameter]
-            if not state:
+            if not state and group["muon"]:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+            elif not state:
                 home = parameter.device if group["fused"] else "cpu"
                 state["step"] = torch.zeros((), dtype=torch.float32, device=home)
                 state["exp_avg"] = torch.zeros_like(parameter)

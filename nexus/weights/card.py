@@ -133,7 +133,7 @@ def _training(settings: dict[str, Any], provenance: dict[str, Any]) -> str:
         "crops": f"2 of {cropped[0]} and {crops.get('local_number')} of {cropped[1]}",
         "augmentation": ", ".join(f"{key} {crops[key]}" for key in _AUGMENTATION if key in crops),
         "objective": ", ".join(f"{key} {objective[key]}" for key in _OBJECTIVE if key in objective),
-        "optimizer": "AdamW, " + ", ".join(f"{key} {optim[key]}" for key in _OPTIMIZER if key in optim),
+        "optimizer": ", ".join(f"{key} {optim[key]}" for key in _OPTIMIZER if key in optim),
         "precision": f"{compute.get('precision')} on {compute.get('device')}",
         "seed": settings.get("seed"),
     }
@@ -149,7 +149,7 @@ _AUGMENTATION = (
     "solarize_global2",
 )
 _OBJECTIVE = ("dino_weight", "ibot_weight", "koleo_weight", "centering", "out_dim")
-_OPTIMIZER = ("lr", "weight_decay", "weight_decay_end", "warmup_steps", "layer_decay")
+_OPTIMIZER = ("optimizer", "lr", "weight_decay", "weight_decay_end", "warmup_steps", "layer_decay")
 
 
 def _results(folder: Path, provenance: dict[str, Any]) -> str:

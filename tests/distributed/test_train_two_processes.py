@@ -31,7 +31,9 @@ CASES: dict[str, dict[str, Any]] = {
     "sinkhorn": {"objective__centering": "sinkhorn_knopp"},
     "accumulation": {"schedule__accumulation": 2},
     "patch head, uneven masks": {"objective__separate_patch_head": True, "masks__probability": 0.3},
+    "muon": {"optim__optimizer": "muon"},
     "fsdp": {"compute__parallel": "fsdp"},
+    "fsdp, muon": {"compute__parallel": "fsdp", "optim__optimizer": "muon"},
     "fsdp, sinkhorn, accumulation": {
         "compute__parallel": "fsdp",
         "objective__centering": "sinkhorn_knopp",
@@ -39,8 +41,26 @@ CASES: dict[str, dict[str, Any]] = {
     },
 }
 
-TOGETHER = {"accumulation", "fsdp", "fsdp, sinkhorn, accumulation"}
+TOGETHER = {"accumulation", "fsdp", "fsdp, muon", "fsdp, sinkhorn, accumulation"}
 """Cases in which two processes put all crops of the student through its backbone in one pass, as on GPUs."""
+
+
+def orthogonalized(
+    matrix: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
+) -> Tensor:
+    """Muon's iteration, in the precision of the matrix: torch's rounds to bf16, whole and cut differently."""
+    a, b, c = coefficients
+    found = matrix / matrix.norm().clamp(min=eps)
+    for _ in range(steps):
+        gram = found @ found.T
+        found = a * found + (b * gram + c * gram @ gram) @ found
+    return found
+
+
+@pytest.fixture(autouse=True)
+def exact_muon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.optim._muon, "_zeropower_via_newtonschulz", orthogonalized)
+
 
 Result = tuple[dict[str, Tensor], dict[str, float]]
 
@@ -90,6 +110,7 @@ def whole(value: Tensor) -> Tensor:
 
 
 def every_case() -> dict[str, Result]:
+    torch.optim._muon._zeropower_via_newtonschulz = orthogonalized
     assert distributed.world_size() == 2
     return {name: trained_by_two(name) for name in CASES}
 

@@ -33,6 +33,7 @@ def interrupt_at(monkeypatch, step: int) -> None:
         pytest.param({"objective__centering": "sinkhorn_knopp"}, id="sinkhorn"),
         pytest.param({"objective__separate_patch_head": True, "schedule__accumulation": 2}, id="patch head"),
         pytest.param({"compute__precision": "bf16"}, id="bf16"),
+        pytest.param({"optim__optimizer": "muon"}, id="muon"),
         pytest.param(
             {"compute__precision": "fp16", "schedule__steps": 16, "checkpoint__every": 3}, id="fp16"
         ),
