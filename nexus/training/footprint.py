@@ -16,8 +16,8 @@ from nexus.training.config import TrainConfig
 from nexus.training.state import vit_config
 from nexus.training.summary import parameter_counts
 
-_WEIGHT_COPIES = 5
-"""Student, gradient, two moments of AdamW, teacher; all float32."""
+_WEIGHT_COPIES = {"adamw": 5, "muon": 4}
+"""Student, gradient, teacher and the optimizer's moments; all float32. Muon has one moment of its matrices."""
 _FLOAT, _HALF = 4, 2
 _KEPT = {"none": 16.0, "selective": 10.0, "full": 1.0}
 """Tables of tokens that a block keeps: what enters its norms (2), the queries, keys and values made of one of
@@ -52,7 +52,7 @@ def _memory(config: TrainConfig, kept: float) -> dict[str, int]:
         tokens += images * count * (1 + vit.num_register_tokens + (side // vit.patch_size) ** 2)
     width = _FLOAT if config.compute.precision == "fp32" else _HALF
     return {
-        "weights": _WEIGHT_COPIES * _FLOAT * parameter_counts(config)[1] // slices,
+        "weights": _WEIGHT_COPIES[config.optim.optimizer] * _FLOAT * parameter_counts(config)[1] // slices,
         "crops": _FLOAT * pixels,
         "activations": round(kept * width * tokens * vit.embed_dim * vit.depth),
     }

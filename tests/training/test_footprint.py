@@ -36,6 +36,16 @@ def test_least_memory_counts_what_is_really_there() -> None:
     }
 
 
+def test_least_memory_is_not_more_than_muon_has() -> None:
+    """It has one moment of its matrices and two of everything else."""
+    config = config_of(optim={"optimizer": "muon"})
+    state = build_state(config, CPU)
+    kept = sum(value.numel() for values in state.optimizer.state.values() for value in values.values())
+    held = 4 * (sum(p.numel() for net in state.model.trained_networks().values() for p in net.parameters()))
+    weights = 4 * (sum(p.numel() for p in state.model.parameters()) + kept) + held
+    assert 0.7 * weights < least_memory(config)["weights"] <= weights
+
+
 @pytest.mark.parametrize(("how", "slices"), [("ddp", 1), ("fsdp", 2)])
 def test_replicas_do_not_shrink_but_slices_do(monkeypatch: pytest.MonkeyPatch, how: str, slices: int) -> None:
     """Four processes on two machines: a quarter of the images each, weights whole or cut within a machine."""
