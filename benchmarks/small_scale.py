@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.small_scale_factors import BASES, FACTORS, Settings
 from benchmarks.small_scale_report import report
@@ -42,7 +42,6 @@ from nexus.evals.metrics import bootstrap_interval
 from nexus.models.ssl import DINOv2
 from nexus.models.vision import VisionTransformer
 from nexus.training.config import Schedules, TrainConfig
-from nexus.training.optim import build_optimizer
 from nexus.training.state import build_state, vit_config
 from nexus.training.step import autocast, train_step
 
@@ -113,39 +112,6 @@ def configuration(trial: Trial, options: argparse.Namespace) -> TrainConfig:
     return build(TrainConfig, merge(settings, from_dotted({**more, "seed": trial.seed})))
 
 
-class Both:
-    """Muon for the matrices inside the networks, AdamW for all else, behind one optimizer's face."""
-
-    def __init__(self, adamw: torch.optim.Optimizer, networks: dict[str, nn.Module]) -> None:
-        names = {p: name for network in networks.values() for name, p in network.named_parameters()}
-        apart = ("patch_embed", "last_layer", "token", "pos_embed")
-        matrices = {p for p, name in names.items() if p.ndim == 2 and not any(word in name for word in apart)}
-        groups = []
-        for group in adamw.param_groups:
-            mine = [p for p in group["params"] if p in matrices]
-            if mine:
-                kept = {key: group[key] for key in ("lr_multiplier", "wd_multiplier", "last_layer")}
-                groups.append({"params": mine, **kept})
-            group["params"] = [p for p in group["params"] if p not in matrices]
-        self.defaults = {"fused": False}
-        self.parts = adamw, torch.optim.Muon(groups, lr=0.0, adjust_lr_fn="match_rms_adamw")
-
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """Those of both."""
-        return [group for part in self.parts for group in part.param_groups]
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients."""
-        for part in self.parts:
-            part.zero_grad(set_to_none)
-
-    def step(self) -> None:
-        """A step of each."""
-        for part in self.parts:
-            part.step()
-
-
 def batches(config: TrainConfig, images: ResidentImages, first_half_px: int | None) -> Iterator[Batch]:
     """The normalised batches of a run, at another size for its first half where that is asked for."""
     mean, std = map(torch.tensor, config.data.normalization)
@@ -164,9 +130,6 @@ def batches(config: TrainConfig, images: ResidentImages, first_half_px: int | No
 def train(config: TrainConfig, images: ResidentImages, changes: Settings) -> tuple[DINOv2, dict[str, float]]:
     """The networks at the end of a run, and the metrics of its last steps, averaged."""
     state, schedules = build_state(config, CPU), Schedules(config)
-    optimizer: Any = state.optimizer
-    if changes.get("search.optimizer") == "muon":
-        optimizer = Both(build_optimizer(state.model, config.optim), state.model.trained_networks())
     last: list[dict[str, float]] = []
     for step, batch in enumerate(batches(config, images, changes.get("search.first_half_px"))):
         torch.manual_seed((config.seed << 32) + step)
@@ -174,7 +137,7 @@ def train(config: TrainConfig, images: ResidentImages, changes: Settings) -> tup
         metrics = train_step(
             state.model,
             [batch],
-            optimizer,
+            state.optimizer,
             state.scaler,
             values,
             precision=config.compute.precision,
