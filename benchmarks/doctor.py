@@ -132,6 +132,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--folder", type=Path, default=Path("runs/doctor"), help="where the runs are left")
     parser.add_argument("--only", default="", help="a part of the names of the runs to make")
     parser.add_argument("--shift", type=int, default=0, help="added to every seed: other runs, same settings")
+    parser.add_argument("--optimizer", default="adamw", choices=["adamw", "muon"])
     parser.add_argument("--out", type=Path, help="file of the report")
     options = parser.parse_args(arguments)
     verdicts: list[Verdict] = []
@@ -140,7 +141,8 @@ def main(arguments: list[str]) -> int:
         if options.only not in case.name:
             continue
         seed = int(case.settings.get("seed", 0)) + options.shift
-        case = replace(case, settings={**case.settings, "seed": seed})
+        more = {"seed": seed, "optim.optimizer": options.optimizer}
+        case = replace(case, settings={**case.settings, **more})
         out = made(case, options.folder, options.folder)
         done: dict[str, Any] = json.loads((out / "done.json").read_text(encoding="utf-8"))
         seconds += done["cpu_seconds"]

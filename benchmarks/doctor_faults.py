@@ -43,6 +43,7 @@ BASE: Settings = {
     "crops.solarize_global2": 0.1,
     "schedule.steps": 150,
     "schedule.batch_size": 16,
+    "optim.optimizer": "adamw",
     "optim.lr": 4e-3,
     "optim.layer_decay": 1.0,
     "optim.patch_embed_lr": 1.0,

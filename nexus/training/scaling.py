@@ -88,6 +88,7 @@ def scale_backbone(now: Chooser) -> None:
     """LayerScale, stochastic depth and the learning rates of the layers."""
     short, fresh = is_short(now), not now["model.init"]
     if short and fresh:
+        now.choose("optim.optimizer", "muon", "learns faster from random weights (docs/log.md)")
         now.choose("model.init_values", 1.0, "a short run has no time to open a LayerScale of 1e-5")
         now.choose("optim.layer_decay", 1.0, "random weights: early layers have as much to learn")
         now.choose("optim.patch_embed_lr", 1.0, "random weights: so has the patch embedding")

@@ -88,8 +88,8 @@ def names(said: str) -> list[str]:
     return [line.partition(":")[0] for line in warned]
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_a_healthy_run_is_not_warned_of(seed: int, tmp_path: Path) -> None:
-    said = trained(Case("well", None), tmp_path / "a", seed=seed)
+@pytest.mark.parametrize(("seed", "optimizer"), [(1, "adamw"), (2, "adamw"), (1, "muon")])
+def test_a_healthy_run_is_not_warned_of(seed: int, optimizer: str, tmp_path: Path) -> None:
+    said = trained(Case("well", None, {"seed": seed, "optim.optimizer": optimizer}), tmp_path / "a")
     assert "WARNING" not in said
     assert said.count("health: no illness") == 7

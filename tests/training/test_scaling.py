@@ -30,6 +30,7 @@ def test_a_short_run_has_sharp_targets_from_the_start() -> None:
     assert config.teacher.temp_start == config.teacher.temp == 0.03
     assert config.teacher.temp_warmup_steps == 0
     assert config.optim.freeze_last_layer_steps == 0
+    assert config.optim.optimizer == "muon"
     assert config.model.init_values == 1.0
     assert config.optim.layer_decay == config.optim.patch_embed_lr == 1.0
 
@@ -57,6 +58,7 @@ def test_given_temperatures_are_kept_and_reached() -> None:
 
 def test_weights_that_are_trained_keep_the_official_rates() -> None:
     config = resolve(DataFacts(1000, 400), model__init="runs/a")
+    assert config.optim.optimizer == "adamw"
     assert config.optim.layer_decay == TrainConfig().optim.layer_decay
     assert config.optim.patch_embed_lr == TrainConfig().optim.patch_embed_lr
 
