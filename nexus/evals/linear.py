@@ -86,6 +86,10 @@ class Setting:
     learning_rate: float
     """As in the configuration, at batch 256."""
 
+    def __str__(self) -> str:
+        blocks = f"CLS of the last {self.n_last_blocks} blocks" if self.n_last_blocks > 1 else "CLS"
+        return f"{blocks}{' and mean patch' if self.avgpool else ''}, learning rate {self.learning_rate:g}"
+
 
 @dataclass(frozen=True)
 class Probes:
