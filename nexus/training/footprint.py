@@ -17,7 +17,7 @@ from nexus.training.state import vit_config
 from nexus.training.summary import parameter_counts
 
 _WEIGHT_COPIES = {"adamw": 5, "muon": 4}
-"""Student, gradient, teacher and the optimizer's moments; all float32. Muon has one moment of its matrices."""
+"""Student, gradient, teacher and the optimizer's moments; all float32. Muon has one moment a matrix."""
 _FLOAT, _HALF = 4, 2
 _KEPT = {"none": 16.0, "selective": 10.0, "full": 1.0}
 """Tables of tokens that a block keeps: what enters its norms (2), the queries, keys and values made of one of
