@@ -127,6 +127,8 @@ def _main(
     from nexus.training import loop
 
     os.setsid()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a suite under nohup or in the background ignores these,
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # and so would its children
     faulthandler.register(signal.SIGUSR2, file=os.open(stacks, os.O_WRONLY), all_threads=True)
     multiprocessing.set_start_method(workers, force=True)
     os.set_blocking(beats.fileno(), False)
