@@ -60,6 +60,7 @@ DIGITS: Settings = {
 BASES: Mapping[str, Settings] = {"cifar": BASE, "digits": DIGITS}
 
 NO_IBOT, NO_KOLEO = {"objective.ibot_weight": 0.0}, {"objective.koleo_weight": 0.0}
+MUON: Settings = {"optim.optimizer": "muon"}
 
 FACTORS: Mapping[str, Mapping[str, Settings]] = {
     "terms": {
@@ -113,19 +114,19 @@ FACTORS: Mapping[str, Mapping[str, Settings]] = {
         "global crops from 0.2": {"crops.global_scale": [0.2, 1.0]},
         "local crops of 12 px": {"crops.local_size": 12},
     },
-    "optimizer": {"Muon": {"optim.optimizer": "muon"}},
+    "optimizer": {"Muon": MUON},
     "with Muon": {
-        "Sinkhorn-Knopp": {"optim.optimizer": "muon", "objective.centering": "sinkhorn_knopp"},
-        "rate 1.2e-2": {"optim.optimizer": "muon", "optim.lr": 1.2e-2},
-        "rate 3e-3": {"optim.optimizer": "muon", "optim.lr": 3.0e-3},
-        "8 local crops": {"optim.optimizer": "muon", "crops.local_number": 8},
-        "momentum 0.992": {"optim.optimizer": "muon", "teacher.momentum": 0.992},
-        "momentum 0.95": {"optim.optimizer": "muon", "teacher.momentum": 0.95},
-        "1024 prototypes": {"optim.optimizer": "muon", "objective.out_dim": 1024},
-        "global crops from 0.2": {"optim.optimizer": "muon", "crops.global_scale": [0.2, 1.0]},
-        "DINO": {"optim.optimizer": "muon", **NO_IBOT, **NO_KOLEO},
-        "DINO + KoLeo": {"optim.optimizer": "muon", **NO_IBOT},
-        "DINO + iBOT": {"optim.optimizer": "muon", **NO_KOLEO},
+        "Sinkhorn-Knopp": {**MUON, "objective.centering": "sinkhorn_knopp"},
+        "rate 1.2e-2": {**MUON, "optim.lr": 1.2e-2},
+        "rate 3e-3": {**MUON, "optim.lr": 3.0e-3},
+        "8 local crops": {**MUON, "crops.local_number": 8},
+        "momentum 0.992": {**MUON, "teacher.momentum": 0.992},
+        "momentum 0.95": {**MUON, "teacher.momentum": 0.95},
+        "1024 prototypes": {**MUON, "objective.out_dim": 1024},
+        "global crops from 0.2": {**MUON, "crops.global_scale": [0.2, 1.0]},
+        "DINO": {**MUON, **NO_IBOT, **NO_KOLEO},
+        "DINO + KoLeo": {**MUON, **NO_IBOT},
+        "DINO + iBOT": {**MUON, **NO_KOLEO},
     },
     "masking": {
         "all images": {"masks.probability": 1.0},
